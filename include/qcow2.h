@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libqcow2: disk images in the qcow2 format, read and written.
+ *
+ * Conventions that hold for every call here:
+ *
+ * - Offsets and lengths are in bytes, unsigned, 64 bits. "Guest" offsets are positions in the
+ *   virtual disk, "host" offsets are positions in a file.
+ * - A call that can fail returns 0 or a negative errno value. If the caller passed a
+ *   struct qcow2_error it then holds a sentence that says what was being done and what was wrong.
+ *   It may be NULL. It is left alone on success.
+ * - The library never prints, exits, aborts on bad input, or keeps state outside its handles.
+ * - A handle may be used by any number of threads at once, except for the call that closes it.
+ * - Structures that may grow in later versions begin with struct_size: set it with the
+ *   QCOW2_*_INIT macro; members that the caller's version doesn't know get their defaults.
+ * - Strings that are passed in are only read during the call, strings handed out belong to the
+ *   structure or handle that they came with.
+ */
+#ifndef QCOW2_H
+#define QCOW2_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
+#define QCOW2_VERSION_MAJOR 0
+#define QCOW2_VERSION_MINOR 1
+#define QCOW2_VERSION_PATCH 0
+
+/* "0.1.0": the version of the library that is linked, which may differ from the header's. */
+const char *qcow2_version(void);
+
+/* ---- errors ------------------------------------------------------------------------------- */
+
+#define QCOW2_NO_OFFSET UINT64_MAX
+#define QCOW2_ERROR_MESSAGE_SIZE 1024
+
+/* What went wrong. Belongs to the caller; filled by the call that failed. */
+struct qcow2_error {
+	int code;	    /* the negative errno that the call returned; 0: nothing went wrong */
+	uint64_t guest_off; /* where in the virtual disk, or QCOW2_NO_OFFSET */
+	uint64_t host_off;  /* where in the image file, or QCOW2_NO_OFFSET */
+	char message[QCOW2_ERROR_MESSAGE_SIZE]; /* one sentence, no newline, NUL-terminated */
+};
+
+/* ---- storage ------------------------------------------------------------------------------- */
+
+/*
+ * A flat store of bytes, the thing that an image lives in. The library has its own for files and
+ * block devices; an embedder can pass another. Every operation may be called from several
+ * threads at once, except close. Operations that are NULL are answered as "not supported".
+ */
+struct qcow2_storage_extent {
+	uint64_t len_bytes; /* how far the answer reaches from the offset asked, at least 1 */
+	bool is_data;	    /* false: the range is a hole and reads as zeros */
+};
+
+#define QCOW2_STORAGE_MAY_UNMAP 1u   /* zero: the range may become a hole */
+#define QCOW2_STORAGE_NO_FALLBACK 2u /* zero: fail with -ENOTSUP rather than write zeros */
+
+struct qcow2_storage_ops {
+	const char *kind; /* "file", "mem", ...; for messages */
+
+	/* Gives everything back, never fails. Not called while another operation runs. */
+	void (*close)(void *self);
+	int (*size)(void *self, uint64_t *size_bytes, struct qcow2_error *err);
+	/*
+	 * Reads or writes the whole vector at host_off or fails. Bytes past the end of the store
+	 * read as zeros; writing there makes the store longer. The vector isn't changed.
+	 */
+	int (*preadv)(void *self, const struct iovec *iov, int iovcnt, uint64_t host_off,
+		      struct qcow2_error *err);
+	int (*pwritev)(void *self, const struct iovec *iov, int iovcnt, uint64_t host_off,
+		       struct qcow2_error *err);
+	/* Makes a range read as zeros; flags are QCOW2_STORAGE_*. May make the store longer. */
+	int (*zero)(void *self, uint64_t host_off, uint64_t len_bytes, unsigned flags,
+		    struct qcow2_error *err);
+	/* Gives a range's space back; what it reads as afterwards is undefined. Advisory. */
+	int (*discard)(void *self, uint64_t host_off, uint64_t len_bytes, struct qcow2_error *err);
+	/* Makes all completed writes durable. */
+	int (*flush)(void *self, struct qcow2_error *err);
+	/* Sets the size; new space reads as zeros. */
+	int (*truncate)(void *self, uint64_t size_bytes, struct qcow2_error *err);
+	/* Reserves space so that later writes there can't run out of it; contents stay. */
+	int (*allocate)(void *self, uint64_t host_off, uint64_t len_bytes, struct qcow2_error *err);
+	/* What is at host_off, for at most len_bytes. Without it everything is data. */
+	int (*extent)(void *self, uint64_t host_off, uint64_t len_bytes,
+		      struct qcow2_storage_extent *out, struct qcow2_error *err);
+	/*
+	 * Takes part in QEMU's image locks: bits of QCOW2_LOCK_* that we use, and that we forbid to
+	 * others. Replaces what was held before. -EAGAIN when somebody else is in the way.
+	 */
+	int (*lock)(void *self, unsigned use, unsigned forbid, struct qcow2_error *err);
+};
+
+#define QCOW2_LOCK_READ 1u
+#define QCOW2_LOCK_WRITE 2u
+#define QCOW2_LOCK_WRITE_UNCHANGED 4u
+#define QCOW2_LOCK_RESIZE 8u
+
+struct qcow2_storage {
+	const struct qcow2_storage_ops *ops;
+	void *self;
+};
+
+/* ---- opening ------------------------------------------------------------------------------- */
+
+struct qcow2_image; /* an open disk image: raw, or qcow2 with its backing chain */
+
+/*
+ * Whether a name that is written inside an image may be followed. An image is a stranger's word:
+ * without a policy (NULL) nothing is followed, and an image that needs another file (a backing
+ * file, an external data file) doesn't open for reading.
+ */
+#define QCOW2_FOLLOW_BACKING 1u	  /* backing files */
+#define QCOW2_FOLLOW_DATA_FILE 2u /* external data files */
+#define QCOW2_FOLLOW_PROBE 4u /* a backing file without a recorded format: probe it; else -EINVAL  \
+			       */
+#define QCOW2_FOLLOW_LOCAL (QCOW2_FOLLOW_BACKING | QCOW2_FOLLOW_DATA_FILE | QCOW2_FOLLOW_PROBE)
+
+#define QCOW2_DEPTH_DEFAULT 1024
+
+struct qcow2_policy {
+	size_t struct_size;
+	unsigned follow;    /* QCOW2_FOLLOW_*; only local files, whatever is set */
+	unsigned max_depth; /* backing files below the top; 0: QCOW2_DEPTH_DEFAULT */
+	/* NULL-terminated list of directories in (or below) which references must lie, after
+	 * symbolic links are resolved; NULL: anywhere. */
+	const char *const *dirs;
+};
+#define QCOW2_POLICY_INIT                                                                          \
+	{                                                                                          \
+		.struct_size = sizeof(struct qcow2_policy)                                         \
+	}
+
+#define QCOW2_OPEN_WRITE 1u /* open for writing (raw images; qcow2 through convert only so far) */
+#define QCOW2_OPEN_FORCE_SHARE 2u /* don't mind other programs that write to it (qemu-img -U) */
+#define QCOW2_OPEN_INFO                                                                            \
+	4u /* only info, dump: neither backing nor data file is opened, no reading */
+#define QCOW2_OPEN_NO_BACKING 8u /* leave the backing file out: unallocated areas read as zeros */
+#define QCOW2_OPEN_NO_LOCK 16u	 /* take no locks at all */
+#define QCOW2_OPEN_DIRECT 32u	 /* bypass the page cache (O_DIRECT) */
+#define QCOW2_OPEN_NO_FLUSH 64u	 /* never wait for the disk; a crash of the host loses the image */
+#define QCOW2_OPEN_WRITETHROUGH 128u /* a flush after every write */
+
+struct qcow2_open_options {
+	size_t struct_size;
+	unsigned flags;	      /* QCOW2_OPEN_* */
+	const char *format;   /* "qcow2", "raw"; NULL: look at the first bytes */
+	const char *snapshot; /* read this internal snapshot (id, else name) rather than the disk */
+	const struct qcow2_policy *policy; /* NULL: follow nothing */
+	size_t l2_cache_bytes;		   /* limit of the table cache; 0: 32 MiB */
+	/*
+	 * Told of damage that didn't stop the call. Called in the calling thread, during qcow2_open
+	 * and qcow2_info only.
+	 */
+	void (*warn)(void *opaque, const char *sentence);
+	void *opaque;
+};
+#define QCOW2_OPEN_OPTIONS_INIT                                                                    \
+	{                                                                                          \
+		.struct_size = sizeof(struct qcow2_open_options)                                   \
+	}
+
+/*
+ * Opens the image at path; *image is the caller's, to be closed with qcow2_close. The lock is
+ * taken before the first byte is read. Errors beside those of the operating system:
+ * -EINVAL (not the format, or a field out of range), -ENOTSUP (an unknown version or feature, an
+ * encrypted image), -EFBIG (a table beyond the limits), -EAGAIN (locked by another program),
+ * -EACCES (marked corrupt and QCOW2_OPEN_WRITE), -ELOOP (a chain too deep or in a circle),
+ * -EPERM (a reference that the policy doesn't allow), -ENOENT (no such file or snapshot).
+ */
+int qcow2_open(struct qcow2_image **image, const char *path,
+	       const struct qcow2_open_options *options, struct qcow2_error *err);
+
+/*
+ * The same on a store of the caller's. The image owns it from now on and closes it, also when
+ * this call fails. name stands for it in messages, and relative references are resolved against
+ * its directory part; NULL: relative references are refused.
+ */
+int qcow2_open_storage(struct qcow2_image **image, struct qcow2_storage storage, const char *name,
+		       const struct qcow2_open_options *options, struct qcow2_error *err);
+
+/* Closes the image and all below it. NULL is allowed. No other call on it may be running. */
+void qcow2_close(struct qcow2_image *image);
+
+/* ---- reading ------------------------------------------------------------------------------- */
+
+/* Size of the virtual disk in bytes, a multiple of 512. */
+uint64_t qcow2_size(const struct qcow2_image *image);
+
+/*
+ * Reads len bytes at guest_off, all or nothing. -EINVAL if the range passes the end of the disk,
+ * -EIO if the image is damaged there or can't be read.
+ */
+int qcow2_pread(struct qcow2_image *image, void *buf, size_t len, uint64_t guest_off,
+		struct qcow2_error *err);
+int qcow2_preadv(struct qcow2_image *image, const struct iovec *iov, int iovcnt, uint64_t guest_off,
+		 struct qcow2_error *err);
+
+#define QCOW2_EXTENT_PRESENT 1u /* some layer of the chain says what is here */
+#define QCOW2_EXTENT_ZERO 2u	/* reads as zeros */
+#define QCOW2_EXTENT_DATA 4u	/* backed by bytes in a file */
+#define QCOW2_EXTENT_COMPRESSED 8u
+#define QCOW2_EXTENT_HOST_OFF 16u /* host_off is valid */
+
+struct qcow2_extent {
+	uint64_t guest_off;
+	uint64_t len_bytes;
+	uint64_t host_off; /* in the file named filename, if QCOW2_EXTENT_HOST_OFF */
+	unsigned flags;	   /* QCOW2_EXTENT_* */
+	unsigned depth;	   /* the layer that answers: 0 the image itself, 1 its backing file, ... */
+	const char *filename; /* the file with the bytes; NULL if there are none. Lives as long as
+				 the image */
+};
+
+/*
+ * What backs the disk from guest_off on: the longest run of one kind, at most len_bytes (which
+ * must be at least 1), no longer than the disk. Adjacent compressed clusters are separate runs.
+ */
+int qcow2_map(struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
+	      struct qcow2_extent *extent, struct qcow2_error *err);
+
+/* ---- information --------------------------------------------------------------------------- */
+
+struct qcow2_snapshot_info {
+	const char *id;
+	const char *name;
+	uint64_t vm_state_bytes;
+	uint64_t disk_bytes;
+	uint32_t date_sec, date_nsec;
+	uint64_t vm_clock_nsec;
+	uint64_t icount; /* all ones: not recorded */
+	bool has_icount;
+};
+
+#define QCOW2_BITMAP_IN_USE 1u /* not closed cleanly: its contents can't be trusted */
+#define QCOW2_BITMAP_AUTO 2u   /* records every write */
+
+struct qcow2_bitmap_info {
+	const char *name;
+	uint64_t granularity;	/* bytes of the disk that one bit stands for */
+	unsigned flags;		/* QCOW2_BITMAP_* */
+	unsigned unknown_flags; /* others that were found, as stored */
+};
+
+struct qcow2_info {
+	size_t struct_size;
+	const char *filename; /* as given to qcow2_open */
+	const char *format;   /* "qcow2", "raw" */
+	uint64_t virtual_size;
+	uint64_t disk_bytes; /* space that the file takes on its host; with has_disk_bytes */
+	bool has_disk_bytes;
+
+	/* The rest is zero for raw images. */
+	uint32_t version; /* 2 or 3 */
+	uint64_t cluster_size;
+	unsigned refcount_bits;
+	bool lazy_refcounts, dirty, corrupt, extended_l2;
+	const char *compression_type; /* "zlib", "zstd" */
+	const char *encryption;	      /* NULL, "aes", "luks" */
+	const char *backing_file;     /* as stored, or NULL */
+	const char *backing_path;     /* what it resolves to, or NULL where it can't be */
+	const char *backing_format;   /* as stored, or NULL */
+	const char *data_file;	      /* as stored, or NULL */
+	bool has_data_file, data_file_raw;
+	size_t nsnapshots;
+	const struct qcow2_snapshot_info *snapshots;
+	size_t nbitmaps;
+	const struct qcow2_bitmap_info *bitmaps;
+	bool bitmaps_lost; /* they are there, but a writer didn't keep them up to date */
+};
+#define QCOW2_INFO_INIT                                                                            \
+	{                                                                                          \
+		.struct_size = sizeof(struct qcow2_info)                                           \
+	}
+
+/*
+ * Fills info. Its strings and lists live until qcow2_close. Damage in the snapshot table or the
+ * bitmap directory leaves those lists empty and goes to the warn callback of the open options.
+ */
+int qcow2_info(struct qcow2_image *image, struct qcow2_info *info, struct qcow2_error *err);
+
+/* The image below this one, NULL at the end of the chain; belongs to the image above it. */
+struct qcow2_image *qcow2_backing(struct qcow2_image *image);
+
+/* One field of an on-disk structure, as qcow2_dump hands it out. */
+struct qcow2_field {
+	const char *table; /* "header", "extension", "l1", "l2", "reftable", "refblock", "snapshot",
+			      "bitmap" */
+	uint64_t index;	   /* of the entry in its table */
+	uint64_t host_off; /* where its bytes are */
+	uint32_t len_bytes; /* how many; 0: less than a byte */
+	const char *name;   /* of the field in the format reference */
+	uint64_t value;
+	const char *text; /* what it means, or NULL */
+};
+
+#define QCOW2_DUMP_HEADER 0
+#define QCOW2_DUMP_EXTENSIONS 1
+#define QCOW2_DUMP_L1 2
+#define QCOW2_DUMP_L2 3 /* the table of L1 entry `index` */
+#define QCOW2_DUMP_REFTABLE 4
+#define QCOW2_DUMP_REFBLOCK 5 /* the block of refcount table entry `index` */
+#define QCOW2_DUMP_SNAPSHOTS 6
+#define QCOW2_DUMP_BITMAPS 7
+
+/*
+ * Hands every field of a structure to emit, in file order; zero entries of tables are left out.
+ * A nonzero return of emit stops the walk and is returned. The field is valid during the call.
+ */
+int qcow2_dump(struct qcow2_image *image, unsigned what, uint64_t index,
+	       int (*emit)(void *opaque, const struct qcow2_field *field), void *opaque,
+	       struct qcow2_error *err);
+
+/* ---- creating ------------------------------------------------------------------------------ */
+
+#define QCOW2_PREALLOC_OFF 0
+#define QCOW2_PREALLOC_METADATA 1
+#define QCOW2_PREALLOC_FALLOC 2
+#define QCOW2_PREALLOC_FULL 3
+
+#define QCOW2_COMPRESSION_ZLIB 0
+#define QCOW2_COMPRESSION_ZSTD 1
+
+#define QCOW2_SIZE_FROM_BACKING UINT64_MAX
+
+#define QCOW2_CREATE_OVERWRITE 1u      /* replace a file that isn't empty; without it -EEXIST */
+#define QCOW2_CREATE_UNSAFE_BACKING 2u /* don't look at the backing file (qemu-img create -u) */
+
+struct qcow2_create_options {
+	size_t struct_size;
+	unsigned flags;		/* QCOW2_CREATE_* */
+	const char *format;	/* NULL: "qcow2"; or "raw" */
+	uint64_t size;		/* bytes, rounded up to 512; QCOW2_SIZE_FROM_BACKING */
+	unsigned version;	/* 2 or 3; 0: 3 */
+	uint64_t cluster_size;	/* a power of two, 512 to 2 MiB; 0: 65536 */
+	unsigned refcount_bits; /* 1, 2, 4, ... 64; 0: 16 */
+	unsigned prealloc;	/* QCOW2_PREALLOC_* */
+	unsigned compression;	/* QCOW2_COMPRESSION_* */
+	bool lazy_refcounts, extended_l2, data_file_raw;
+	const char *backing_file, *backing_format;
+	const char *data_file;		   /* created beside it; the name is stored as given */
+	const struct qcow2_policy *policy; /* for opening the backing file; NULL: any local file */
+};
+#define QCOW2_CREATE_OPTIONS_INIT                                                                  \
+	{                                                                                          \
+		.struct_size = sizeof(struct qcow2_create_options),                                \
+		.size = QCOW2_SIZE_FROM_BACKING                                                    \
+	}
+
+/*
+ * Writes a new, empty image to path. Every option is checked before anything is touched. When it
+ * fails later what it made is removed again. -EEXIST, -EINVAL, -ENOTSUP, -EFBIG as the options
+ * deserve; -EAGAIN when a program has the file open.
+ */
+int qcow2_create(const char *path, const struct qcow2_create_options *options,
+		 struct qcow2_error *err);
+
+/*
+ * Checks the options alone and says what they come to: fills in defaults and the size. Opens the
+ * backing file if the size has to come from it.
+ */
+int qcow2_create_resolve(const char *path, struct qcow2_create_options *options,
+			 struct qcow2_error *err);
+
+/* ---- long operations ----------------------------------------------------------------------- */
+
+/*
+ * How far a job is. Called in the calling thread, a few times a second at most, and once at the
+ * end. A nonzero return cancels the job: it then fails with -ECANCELED.
+ */
+struct qcow2_progress {
+	int (*tick)(void *opaque, uint64_t done_bytes, uint64_t total_bytes);
+	void *opaque;
+};
+
+#define QCOW2_CONVERT_COMPRESS 1u	/* compressed clusters (qcow2 targets) */
+#define QCOW2_CONVERT_EXISTING 2u	/* write into an image that exists (qemu-img -n) */
+#define QCOW2_CONVERT_TARGET_IS_ZERO 4u /* with EXISTING: it reads as zeros already */
+#define QCOW2_CONVERT_SALVAGE 8u	/* unreadable areas become zeros, and are told to warn */
+#define QCOW2_CONVERT_DISORDERED 16u	/* the order of writes is free (the result never is) */
+#define QCOW2_CONVERT_ON_TOP                                                                       \
+	32u /* the target has the source's backing file: copy the top layer only */
+
+struct qcow2_convert_options {
+	size_t struct_size;
+	unsigned flags;				   /* QCOW2_CONVERT_* */
+	const struct qcow2_create_options *create; /* how to make the target; its size is ignored */
+	unsigned target_open_flags;		   /* QCOW2_OPEN_DIRECT, _NO_FLUSH, _WRITETHROUGH */
+	unsigned threads;			   /* 0: one a core; never changes the result */
+	uint64_t sparse_bytes; /* runs of zeros of at least this become sparse; 0 allocates all;
+				  QCOW2_SPARSE_DEFAULT: 4096 */
+	int compression_level; /* 0: the default */
+	uint64_t rate_limit;   /* bytes a second; 0: none */
+	struct qcow2_progress progress;
+	void (*warn)(void *opaque, const char *sentence);
+	void *opaque;
+};
+#define QCOW2_SPARSE_DEFAULT UINT64_MAX
+#define QCOW2_CONVERT_OPTIONS_INIT                                                                 \
+	{                                                                                          \
+		.struct_size = sizeof(struct qcow2_convert_options),                               \
+		.sparse_bytes = QCOW2_SPARSE_DEFAULT                                               \
+	}
+
+struct qcow2_convert_result {
+	uint64_t data_bytes;	   /* moved */
+	uint64_t zero_bytes;	   /* left out or made zero */
+	uint64_t unreadable_bytes; /* with SALVAGE */
+	uint64_t host_bytes;	   /* length of the target file */
+};
+
+/*
+ * Copies the sources, one after the other, into a new image at path (or an existing one, with
+ * QCOW2_CONVERT_EXISTING). The target appears complete or not at all: a qcow2 header is the last
+ * thing that is written, and a file that this call made is removed when it fails. The result is
+ * the same, byte for byte, whatever the number of threads. result may be NULL.
+ */
+int qcow2_convert(struct qcow2_image *const *sources, size_t nsources, const char *path,
+		  const struct qcow2_convert_options *options, struct qcow2_convert_result *result,
+		  struct qcow2_error *err);
+
+#define QCOW2_COMPARE_STRICT 1u /* sizes and allocation must be the same too */
+
+enum qcow2_compare_verdict {
+	QCOW2_COMPARE_SAME,
+	QCOW2_COMPARE_CONTENT,	  /* a byte differs, at guest_off */
+	QCOW2_COMPARE_SIZE,	  /* strict: sizes differ */
+	QCOW2_COMPARE_ALLOCATION, /* strict: one is allocated at guest_off, the other isn't */
+};
+
+struct qcow2_compare_result {
+	enum qcow2_compare_verdict verdict;
+	uint64_t guest_off; /* the first difference */
+	bool sizes_differ;  /* not a difference by itself if the rest of the longer is zeros */
+	int failed_image;   /* on failure of the call: 0 or 1, whichever couldn't be read */
+};
+
+/* Compares what two disks read as. */
+int qcow2_compare(struct qcow2_image *a, struct qcow2_image *b, unsigned flags,
+		  const struct qcow2_progress *progress, struct qcow2_compare_result *result,
+		  struct qcow2_error *err);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: MIT */
+/* Refcount entries of 1 to 64 bits in a refcount block: section 9. */
+#ifndef FORMAT_REFBITS_H
+#define FORMAT_REFBITS_H
+
+#include <stdint.h>
+
+/* block holds at least idx + 1 entries of (1 << order) bits. */
+uint64_t format_refcount_get(const uint8_t *block, uint32_t order, uint64_t idx);
+/* value fits the width. */
+void format_refcount_set(uint8_t *block, uint32_t order, uint64_t idx, uint64_t value);
+/* Sets count entries from idx on; quick for long runs. */
+void format_refcount_fill(uint8_t *block, uint32_t order, uint64_t idx, uint64_t count,
+			  uint64_t value);
+
+#endif

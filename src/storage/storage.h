@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Flat byte stores that stack behind one small interface (struct qcow2_storage_ops, public so
+ * that an embedder can bring another). Nothing here knows a format.
+ *
+ * A struct qcow2_storage is a handle of two pointers, copied freely; one holder owns it and calls
+ * storage_close. A layer that stacks on another owns the one below.
+ */
+#ifndef STORAGE_STORAGE_H
+#define STORAGE_STORAGE_H
+
+#include "base/error.h"
+#include "qcow2.h"
+
+/* ---- calls on any store: fill in what a store doesn't have ---- */
+
+static inline bool storage_is_open(struct qcow2_storage st)
+{
+	return st.ops != NULL;
+}
+
+/* Closes and clears the handle. Nothing happens if it isn't open. */
+void storage_close(struct qcow2_storage *st);
+int storage_size(struct qcow2_storage st, uint64_t *size_bytes, struct qcow2_error *err);
+int storage_read(struct qcow2_storage st, void *buf, size_t len, uint64_t host_off,
+		 struct qcow2_error *err);
+int storage_readv(struct qcow2_storage st, const struct iovec *iov, int iovcnt, uint64_t host_off,
+		  struct qcow2_error *err);
+int storage_write(struct qcow2_storage st, const void *buf, size_t len, uint64_t host_off,
+		  struct qcow2_error *err);
+int storage_writev(struct qcow2_storage st, const struct iovec *iov, int iovcnt, uint64_t host_off,
+		   struct qcow2_error *err);
+/* Falls back to writing zeros unless flags has QCOW2_STORAGE_NO_FALLBACK. */
+int storage_zero(struct qcow2_storage st, uint64_t host_off, uint64_t len_bytes, unsigned flags,
+		 struct qcow2_error *err);
+/* 0 also where the store can't discard. */
+int storage_discard(struct qcow2_storage st, uint64_t host_off, uint64_t len_bytes,
+		    struct qcow2_error *err);
+int storage_flush(struct qcow2_storage st, struct qcow2_error *err);
+int storage_truncate(struct qcow2_storage st, uint64_t size_bytes, struct qcow2_error *err);
+/* -ENOTSUP where the store can't reserve space. */
+int storage_allocate(struct qcow2_storage st, uint64_t host_off, uint64_t len_bytes,
+		     struct qcow2_error *err);
+int storage_extent(struct qcow2_storage st, uint64_t host_off, uint64_t len_bytes,
+		   struct qcow2_storage_extent *out, struct qcow2_error *err);
+/* use, forbid: QCOW2_LOCK_*. 0 also where the store has no locks. */
+int storage_lock(struct qcow2_storage st, unsigned use, unsigned forbid, struct qcow2_error *err);
+
+/* ---- files and block devices (file.c, filelock.c) ---- */
+
+#define STORAGE_FILE_WRITE 1u
+#define STORAGE_FILE_CREATE 2u	  /* create if absent; never truncates: lock first, then truncate */
+#define STORAGE_FILE_EXCL 4u	  /* with CREATE: -EEXIST if present */
+#define STORAGE_FILE_DIRECT 8u	  /* O_DIRECT; unaligned requests go through a bounce buffer */
+#define STORAGE_FILE_NO_FLUSH 16u /* flush does nothing */
+#define STORAGE_FILE_WRITETHROUGH 32u /* each write is flushed */
+
+/*
+ * Opens a regular file or block device. No lock is taken: call storage_lock before reading.
+ * Anything else (directory, pipe, socket, character device) is refused with -EINVAL.
+ */
+int storage_file_open(struct qcow2_storage *st, const char *path, unsigned flags,
+		      struct qcow2_error *err);
+
+struct storage_file_stat {
+	uint64_t dev, ino;   /* identity, to find that two names are one file */
+	uint64_t disk_bytes; /* space taken on the host (st_blocks * 512) */
+	uint64_t size_bytes;
+	bool is_block_device;
+};
+
+/* Of an open file store; -ENOTSUP for any other kind. */
+int storage_file_stat(struct qcow2_storage st, struct storage_file_stat *out,
+		      struct qcow2_error *err);
+
+/* Copies inside the kernel (copy_file_range, reflinks where the file system can) between two file
+ * stores; *copied may be less than len_bytes. -ENOTSUP when that can't be done. */
+int storage_file_copy(struct qcow2_storage from, uint64_t from_off, struct qcow2_storage to,
+		      uint64_t to_off, uint64_t len_bytes, uint64_t *copied,
+		      struct qcow2_error *err);
+
+/* ---- memory (mem.c) ---- */
+
+/* A growable store of zeros, sparse inside: it costs memory only where something was written. */
+int storage_mem_new(struct qcow2_storage *st, uint64_t size_bytes, struct qcow2_error *err);
+
+/* ---- for tests (record.c, fault.c); they own the store below ---- */
+
+enum storage_op {
+	STORAGE_OP_READ,
+	STORAGE_OP_WRITE,
+	STORAGE_OP_ZERO,
+	STORAGE_OP_DISCARD,
+	STORAGE_OP_FLUSH,
+	STORAGE_OP_TRUNCATE,
+	STORAGE_OP_ALLOCATE,
+	STORAGE_OP_EXTENT,
+	STORAGE_OP_COUNT
+};
+
+struct storage_record_entry {
+	enum storage_op op;
+	uint64_t host_off;
+	uint64_t len_bytes;
+	const uint8_t *bytes; /* of a write, if the recorder keeps them; owned by the recorder */
+};
+
+/* Counts and logs every operation on lower. keep_bytes also keeps what was written. */
+int storage_record_new(struct qcow2_storage *st, struct qcow2_storage lower, bool keep_bytes,
+		       struct qcow2_error *err);
+uint64_t storage_record_count(struct qcow2_storage st, enum storage_op op);
+/* Bytes moved by all operations of that kind. */
+uint64_t storage_record_bytes(struct qcow2_storage st, enum storage_op op);
+size_t storage_record_entries(struct qcow2_storage st);
+struct storage_record_entry storage_record_entry(struct qcow2_storage st, size_t idx);
+void storage_record_reset(struct qcow2_storage st);
+
+struct storage_fault_rule {
+	enum storage_op op;
+	uint64_t nth;	      /* the first operation of that kind that is hit, from 0 */
+	uint64_t times;	      /* how many in a row; UINT64_MAX: for ever */
+	int code;	      /* negative errno to fail with; 0: don't fail */
+	bool drop;	      /* report success without doing it */
+	uint64_t short_bytes; /* for writes, with code: first do this much of it */
+	unsigned delay_us;
+};
+
+/* Does to operations on lower what up to 16 rules say. */
+int storage_fault_new(struct qcow2_storage *st, struct qcow2_storage lower,
+		      struct qcow2_error *err);
+int storage_fault_add(struct qcow2_storage st, const struct storage_fault_rule *rule);
+void storage_fault_clear(struct qcow2_storage st);
+/* Operations of that kind seen so far. */
+uint64_t storage_fault_seen(struct qcow2_storage st, enum storage_op op);
+
+#endif
