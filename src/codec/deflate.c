@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+/* Raw deflate streams, one a cluster (section 8.4 of the format reference). */
+#include <errno.h>
+#include <libdeflate.h>
+
+#include "base/alloc.h"
+#include "codec/backend.h"
+
+struct deflate_codec {
+	struct libdeflate_compressor *enc;
+	struct libdeflate_decompressor *dec;
+};
+
+int deflate_codec_new(struct deflate_codec **codec, int level, struct qcow2_error *err)
+{
+	struct deflate_codec *c = mem_zalloc(1, sizeof(*c));
+
+	if (!c)
+		return error_set(err, -ENOMEM, "no memory for a deflate context");
+	c->enc = libdeflate_alloc_compressor(level ? level : 6);
+	c->dec = libdeflate_alloc_decompressor();
+	if (!c->enc || !c->dec) {
+		deflate_codec_free(c);
+		return error_set(err, -ENOMEM, "no memory for a deflate context");
+	}
+	*codec = c;
+	return 0;
+}
+
+void deflate_codec_free(struct deflate_codec *codec)
+{
+	if (!codec)
+		return;
+	libdeflate_free_compressor(codec->enc);
+	libdeflate_free_decompressor(codec->dec);
+	mem_free(codec);
+}
+
+size_t deflate_codec_compress(struct deflate_codec *codec, const void *in, size_t len, void *out,
+			      size_t cap)
+{
+	return libdeflate_deflate_compress(codec->enc, in, len, out, cap);
+}
+
+int deflate_codec_decompress(struct deflate_codec *codec, const void *in, size_t in_len, void *out,
+			     size_t out_len, struct qcow2_error *err)
+{
+	switch (libdeflate_deflate_decompress(codec->dec, in, in_len, out, out_len, NULL)) {
+	case LIBDEFLATE_SUCCESS:
+		return 0;
+	case LIBDEFLATE_SHORT_OUTPUT:
+		return error_set(err, -EIO, "deflate stream ends before the %zu bytes of a cluster",
+				 out_len);
+	default:
+		return error_set(err, -EIO, "damaged deflate stream");
+	}
+}
