@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Refcount entries of every width. Below a byte, entry 0 is in the least significant bits;
+ * from a byte on they are big-endian. No bounds are checked here: idx comes from a geometry.
+ */
+#include "format/refbits.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/num.h"
+#include "format/layout.h"
+
+#define BYTE_ORDER 3 /* the order at which an entry is a byte */
+
+static uint64_t max_of(uint32_t order)
+{
+	return UINT64_MAX >> (64 - (1u << order));
+}
+
+static uint64_t get_small(const uint8_t *block, uint32_t order, uint64_t idx)
+{
+	uint32_t per_byte_bits = BYTE_ORDER - order;
+	uint32_t in_byte = (uint32_t)(idx & ((1u << per_byte_bits) - 1));
+
+	return (uint64_t)block[idx >> per_byte_bits] >> (in_byte << order) & max_of(order);
+}
+
+static void set_small(uint8_t *block, uint32_t order, uint64_t idx, uint64_t value)
+{
+	uint32_t per_byte_bits = BYTE_ORDER - order;
+	uint32_t shift = (uint32_t)(idx & ((1u << per_byte_bits) - 1)) << order;
+	uint8_t *byte = block + (idx >> per_byte_bits);
+
+	*byte = (uint8_t)((*byte & ~(max_of(order) << shift)) | value << shift);
+}
+
+uint64_t format_refcount_get(const uint8_t *block, uint32_t order, uint64_t idx)
+{
+	switch (order) {
+	case 3:
+		return block[idx];
+	case 4:
+		return load_be16(block + idx * 2);
+	case 5:
+		return load_be32(block + idx * 4);
+	case 6:
+		return load_be64(block + idx * 8);
+	default:
+		return get_small(block, order, idx);
+	}
+}
+
+void format_refcount_set(uint8_t *block, uint32_t order, uint64_t idx, uint64_t value)
+{
+	assert(order <= LAYOUT_REFCOUNT_ORDER_MAX && value <= max_of(order));
+	switch (order) {
+	case 3:
+		block[idx] = (uint8_t)value;
+		break;
+	case 4:
+		store_be16(block + idx * 2, (uint16_t)value);
+		break;
+	case 5:
+		store_be32(block + idx * 4, (uint32_t)value);
+		break;
+	case 6:
+		store_be64(block + idx * 8, value);
+		break;
+	default:
+		set_small(block, order, idx, value);
+	}
+}
+
+/* Entries of less than a byte: up to a byte border one by one, then whole bytes, then the rest. */
+static void fill_small(uint8_t *block, uint32_t order, uint64_t idx, uint64_t count, uint64_t value)
+{
+	uint64_t end = idx + count;
+	uint64_t per_byte = 1ull << (BYTE_ORDER - order);
+	uint64_t first_byte = div_ceil(idx, per_byte), end_byte = end / per_byte;
+	uint32_t pattern = 0;
+
+	if (first_byte < end_byte) {
+		for (uint32_t shift = 0; shift < 8; shift += 1u << order)
+			pattern |= (uint32_t)value << shift;
+		while (idx < first_byte * per_byte)
+			set_small(block, order, idx++, value);
+		memset(block + first_byte, (int)pattern, (size_t)(end_byte - first_byte));
+		idx = end_byte * per_byte;
+	}
+	while (idx < end)
+		set_small(block, order, idx++, value);
+}
+
+void format_refcount_fill(uint8_t *block, uint32_t order, uint64_t idx, uint64_t count,
+			  uint64_t value)
+{
+	size_t total, done;
+	uint8_t *start;
+
+	assert(order <= LAYOUT_REFCOUNT_ORDER_MAX && value <= max_of(order));
+	if (count == 0)
+		return;
+	if (order < BYTE_ORDER) {
+		fill_small(block, order, idx, count, value);
+		return;
+	}
+	/* One entry, then copies of what is there already: twice as much each time. */
+	start = block + (idx << (order - BYTE_ORDER));
+	total = (size_t)count << (order - BYTE_ORDER);
+	done = (size_t)1 << (order - BYTE_ORDER);
+	format_refcount_set(start, order, 0, value);
+	while (done < total) {
+		size_t piece = done < total - done ? done : total - done;
+
+		memcpy(start + done, start, piece);
+		done += piece;
+	}
+}

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT */
+/* Refcount entries of every width, against a bit by bit reference of section 9. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <string.h>
+
+#include "format/geometry.h"
+#include "format/refbits.h"
+
+#define BLOCK 512u
+
+static uint64_t max_of(uint32_t order)
+{
+	return UINT64_MAX >> (64 - (1u << order));
+}
+
+/* Section 9 word for word, by bits: below a byte from the least significant, else big-endian. */
+static uint64_t reference_get(const uint8_t *block, uint32_t order, uint64_t idx)
+{
+	uint32_t bits = 1u << order;
+	uint64_t value = 0;
+
+	if (bits < 8)
+		return (uint64_t)(block[idx * bits / 8] >> (idx * bits % 8)) & max_of(order);
+	for (uint32_t i = 0; i < bits / 8; i++)
+		value = value << 8 | block[idx * (bits / 8) + i];
+	return value;
+}
+
+static uint64_t pattern(uint64_t i)
+{
+	return i * 0x9e3779b97f4a7c15ull ^ (i << 17);
+}
+
+static void every_entry_is_where_the_format_says(void **state)
+{
+	uint8_t block[BLOCK];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(block); i++)
+		block[i] = (uint8_t)(pattern(i) >> 24);
+	for (uint32_t order = 0; order <= 6; order++)
+		for (uint64_t idx = 0; idx < BLOCK * 8 >> order; idx++)
+			assert_true(format_refcount_get(block, order, idx) ==
+				    reference_get(block, order, idx));
+}
+
+static void setting_an_entry_changes_no_other(void **state)
+{
+	(void)state;
+	for (uint32_t order = 0; order <= 6; order++) {
+		uint64_t n = BLOCK * 8 >> order;
+		const uint64_t values[] = {0, 1, max_of(order), max_of(order) - 1,
+					   max_of(order) / 2 + 1};
+		const uint64_t places[] = {0, 1, 2, 3, 7, 8, 9, n / 2, n - 2, n - 1};
+
+		for (size_t p = 0; p < sizeof(places) / sizeof(places[0]); p++) {
+			for (size_t v = 0; v < sizeof(values) / sizeof(values[0]); v++) {
+				uint8_t block[BLOCK], before[BLOCK];
+
+				for (size_t i = 0; i < sizeof(block); i++)
+					block[i] = (uint8_t)(pattern(i + v) >> 16);
+				memcpy(before, block, sizeof(block));
+				format_refcount_set(block, order, places[p], values[v]);
+				for (uint64_t i = 0; i < n; i++)
+					assert_true(reference_get(block, order, i) ==
+						    (i == places[p]
+							     ? values[v]
+							     : reference_get(before, order, i)));
+			}
+		}
+	}
+}
+
+static void examples_of_fresh_images(void **state)
+{
+	/* Section 24.3: the first block of an image with four clusters. */
+	static const struct {
+		uint32_t order;
+		uint8_t bytes[4];
+	} cases[] = {
+		{0, {0x0f}},	   {1, {0x55}},	      {2, {0x11, 0x11}}, {3, {1, 1, 1, 1}},
+		{4, {0, 1, 0, 1}}, {5, {0, 0, 0, 1}}, {6, {0, 0, 0, 0}},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		uint8_t block[BLOCK] = {0};
+
+		format_refcount_fill(block, cases[i].order, 0, 4, 1);
+		assert_memory_equal(block, cases[i].bytes, 4);
+		assert_true(format_refcount_get(block, cases[i].order, 3) == 1);
+		assert_true(format_refcount_get(block, cases[i].order, 4) == 0);
+	}
+}
+
+static void check_fill(uint32_t order, uint64_t first, uint64_t count, uint64_t value)
+{
+	uint8_t filled[BLOCK], expected[BLOCK];
+
+	for (size_t i = 0; i < sizeof(filled); i++)
+		filled[i] = (uint8_t)(pattern(i + first) >> 40);
+	memcpy(expected, filled, sizeof(filled));
+	for (uint64_t i = 0; i < count; i++)
+		format_refcount_set(expected, order, first + i, value);
+	format_refcount_fill(filled, order, first, count, value);
+	assert_memory_equal(filled, expected, sizeof(filled));
+}
+
+static void filling_is_the_same_as_setting_each(void **state)
+{
+	(void)state;
+	for (uint32_t order = 0; order <= 6; order++) {
+		uint64_t n = BLOCK * 8 >> order;
+
+		for (uint64_t first = 0; first < 18; first++) {
+			for (uint64_t count = 0; count < 40 && first + count <= n; count++) {
+				check_fill(order, first, count, max_of(order));
+				check_fill(order, first, count, 0);
+				check_fill(order, first, count, pattern(count) & max_of(order));
+			}
+			check_fill(order, first, n - first, 1);
+			check_fill(order, n - 1 - first, first + 1, max_of(order));
+		}
+		check_fill(order, n, 0, 1);
+	}
+}
+
+static void filling_an_empty_range_touches_nothing(void **state)
+{
+	(void)state;
+	for (uint32_t order = 0; order <= 6; order++)
+		format_refcount_fill(NULL, order, 0, 0, 1);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_entry_is_where_the_format_says),
+		cmocka_unit_test(setting_an_entry_changes_no_other),
+		cmocka_unit_test(examples_of_fresh_images),
+		cmocka_unit_test(filling_is_the_same_as_setting_each),
+		cmocka_unit_test(filling_an_empty_range_touches_nothing),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
