@@ -24,7 +24,7 @@ struct format_ext_raw {
 	uint32_t type;
 	uint32_t len_bytes;
 	uint64_t host_off; /* of the frame, as read */
-	uint8_t *data;	   /* owned by the format_extensions */
+	const uint8_t *data; /* owned by the format_extensions */
 };
 
 struct format_extensions {
