@@ -123,8 +123,8 @@ struct qcow2_image; /* an open disk image: raw, or qcow2 with its backing chain 
  */
 #define QCOW2_FOLLOW_BACKING 1u	  /* backing files */
 #define QCOW2_FOLLOW_DATA_FILE 2u /* external data files */
-#define QCOW2_FOLLOW_PROBE 4u /* a backing file without a recorded format: probe it; else -EINVAL  \
-			       */
+/* a backing file without a recorded format is probed; otherwise it is refused: -EINVAL */
+#define QCOW2_FOLLOW_PROBE 4u
 #define QCOW2_FOLLOW_LOCAL (QCOW2_FOLLOW_BACKING | QCOW2_FOLLOW_DATA_FILE | QCOW2_FOLLOW_PROBE)
 
 #define QCOW2_DEPTH_DEFAULT 1024

@@ -15,7 +15,7 @@
 
 static void bytes_round_trip_at_odd_addresses(void **state)
 {
-	uint8_t buf[16] = { 0 };
+	uint8_t buf[16] = {0};
 
 	(void)state;
 	store_be64(buf + 1, 0x0123456789abcdefull);
