@@ -32,6 +32,13 @@ extern "C" {
 #pragma GCC visibility push(default)
 #endif
 
+/* For the QCOW2_*_INIT macros: C++ takes initializers by position only, C by name too. */
+#ifdef __cplusplus
+#define QCOW2_MEMBER(name)
+#else
+#define QCOW2_MEMBER(name) .name =
+#endif
+
 #define QCOW2_VERSION_MAJOR 0
 #define QCOW2_VERSION_MINOR 1
 #define QCOW2_VERSION_PATCH 0
@@ -139,7 +146,7 @@ struct qcow2_policy {
 };
 #define QCOW2_POLICY_INIT                                                                          \
 	{                                                                                          \
-		.struct_size = sizeof(struct qcow2_policy)                                         \
+		QCOW2_MEMBER(struct_size) sizeof(struct qcow2_policy)                              \
 	}
 
 #define QCOW2_OPEN_WRITE 1u /* open for writing (raw images; qcow2 through convert only so far) */
@@ -168,7 +175,7 @@ struct qcow2_open_options {
 };
 #define QCOW2_OPEN_OPTIONS_INIT                                                                    \
 	{                                                                                          \
-		.struct_size = sizeof(struct qcow2_open_options)                                   \
+		QCOW2_MEMBER(struct_size) sizeof(struct qcow2_open_options)                        \
 	}
 
 /*
@@ -281,7 +288,7 @@ struct qcow2_info {
 };
 #define QCOW2_INFO_INIT                                                                            \
 	{                                                                                          \
-		.struct_size = sizeof(struct qcow2_info)                                           \
+		QCOW2_MEMBER(struct_size) sizeof(struct qcow2_info)                                \
 	}
 
 /*
@@ -354,8 +361,9 @@ struct qcow2_create_options {
 };
 #define QCOW2_CREATE_OPTIONS_INIT                                                                  \
 	{                                                                                          \
-		.struct_size = sizeof(struct qcow2_create_options),                                \
-		.size = QCOW2_SIZE_FROM_BACKING                                                    \
+		QCOW2_MEMBER(struct_size)                                                          \
+		sizeof(struct qcow2_create_options), QCOW2_MEMBER(flags) 0,                        \
+			QCOW2_MEMBER(format) NULL, QCOW2_MEMBER(size) QCOW2_SIZE_FROM_BACKING      \
 	}
 
 /*
@@ -409,8 +417,10 @@ struct qcow2_convert_options {
 #define QCOW2_SPARSE_DEFAULT UINT64_MAX
 #define QCOW2_CONVERT_OPTIONS_INIT                                                                 \
 	{                                                                                          \
-		.struct_size = sizeof(struct qcow2_convert_options),                               \
-		.sparse_bytes = QCOW2_SPARSE_DEFAULT                                               \
+		QCOW2_MEMBER(struct_size)                                                          \
+		sizeof(struct qcow2_convert_options), QCOW2_MEMBER(flags) 0,                       \
+			QCOW2_MEMBER(create) NULL, QCOW2_MEMBER(target_open_flags) 0,              \
+			QCOW2_MEMBER(threads) 0, QCOW2_MEMBER(sparse_bytes) QCOW2_SPARSE_DEFAULT   \
 	}
 
 struct qcow2_convert_result {
