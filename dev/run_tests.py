@@ -28,7 +28,7 @@ CLANG = ROOT / "build-clang"
 BUDGET = 14 * 60
 JOBS = os.cpu_count() or 1
 TOOLS = ["meson", "ninja", "gcc", "g++", "clang", "clang-format", "qemu-img", "qemu-io",
-         "qemu-nbd", "7z", "mkfs.ext4", "e2fsck", "nm", "pkg-config"]
+         "qemu-nbd", "7z", "mkfs.ext4", "e2fsck", "nm", "pkg-config", "shellcheck"]
 SANITIZED = ["-Dwerror=true", "-Db_sanitize=address,undefined", "-Dbuildtype=debugoptimized"]
 # The tree is kept in the form of this release of clang-format; others differ in small things.
 CLANG_FORMAT = 14
@@ -168,6 +168,12 @@ def check_format(run):
     run.step("clang-format", 60, [tool, "--dry-run", "-Werror", *files])
 
 
+def check_scripts(run):
+    scripts = [p for folder in ("scripts", ".ci", "bench") for p in sorted((ROOT / folder).iterdir())
+               if p.is_file() and re.match(rb"#!/bin/(ba)?sh\n", p.read_bytes())]
+    run.step("shellcheck", 60, ["shellcheck", *map(str, scripts)])
+
+
 def meson_tests(run):
     argv = ["meson", "test", "-C", str(ASAN), "--no-rebuild", "--print-errorlogs",
             "--num-processes", str(JOBS)]
@@ -230,6 +236,7 @@ def main():
 
     if build(run, "gcc", ASAN, SANITIZED):
         check_format(run)
+        check_scripts(run)
         meson_tests(run)
         python_tests(run)
     if run.mode != "quick":
