@@ -169,7 +169,8 @@ def check_format(run):
 
 
 def check_scripts(run):
-    scripts = [p for folder in ("scripts", ".ci", "bench") for p in sorted((ROOT / folder).iterdir())
+    files = [p for folder in ("scripts", ".ci", "bench") for p in sorted((ROOT / folder).glob("*"))]
+    scripts = [p for p in files
                if p.is_file() and re.match(rb"#!/bin/(ba)?sh\n", p.read_bytes())]
     run.step("shellcheck", 60, ["shellcheck", *map(str, scripts)])
 
