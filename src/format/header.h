@@ -56,8 +56,11 @@ int format_header_peek(const uint8_t *buf, uint32_t *cluster_bits, struct qcow2_
 /*
  * cluster is the first cluster, zero-padded. On success *h owns memory: format_header_release. On
  * failure *h holds nothing. The order of checks is that of section 2.5 (steps 1 to 19, 23, 26), so
- * that a doubly broken image shows the error that QEMU shows. *tolerated gets the FORMAT_HEADER_
- * ALLOW_* of what was wrong and let pass (never bits that allow doesn't have).
+ * that a doubly broken image shows the error that QEMU shows; crypt_method is checked after 19.
+ * Left to whoever opens the image, since it depends on what for: the corrupt bit (10), a LUKS image
+ * without encryption extension, autoclear bit "raw external data" without a data file. *tolerated
+ * gets the FORMAT_HEADER_ ALLOW_* of what was wrong and let pass (never bits that allow doesn't
+ * have); it may be NULL.
  */
 int format_header_decode(struct format_header *h, const uint8_t *cluster, uint64_t cluster_size,
 			 unsigned allow, unsigned *tolerated, struct qcow2_error *err);
@@ -68,7 +71,10 @@ void format_header_geometry(const struct format_header *h, struct format_geometr
 
 /*
  * Builds the first cluster (cluster_size bytes, all written). Sets h->header_length, backing_off
- * and backing_len to what was laid out. -ENOSPC if it doesn't fit.
+ * and backing_len to what was laid out. -ENOSPC if it doesn't fit, -EINVAL for a backing file name
+ * or format that is longer than QEMU reads; then *h is unchanged and cluster unspecified. Version 2
+ * leaves out what it has no place for: feature bits, refcount order, compression type, unknown
+ * fields.
  */
 int format_header_encode(struct format_header *h, uint8_t *cluster, uint64_t cluster_size,
 			 struct qcow2_error *err);
