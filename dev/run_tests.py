@@ -163,7 +163,7 @@ def check_format(run):
         run.skipped.append(f"clang-format: this is {version.strip()}, "
                            f"the tree is in the form of {CLANG_FORMAT}")
         return
-    files = [str(p) for folder in ("include", "src", "tools", "tests", "fuzz")
+    files = [str(p) for folder in ("include", "src", "tools", "tests", "fuzz", "bench")
              for p in sorted((ROOT / folder).rglob("*.[ch]"))]
     run.step("clang-format", 60, [tool, "--dry-run", "-Werror", *files])
 

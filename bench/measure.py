@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: MIT
+"""Times one command against another, turn and turn about, and what it took of the machine."""
+import os
+import statistics
+import subprocess
+from pathlib import Path
+
+
+class Failed(Exception):
+    """A command didn't do its work: there is nothing to time."""
+
+
+class Sample:
+    """One run of one command: seconds on the clock and of CPU, peak memory in KiB."""
+
+    def __init__(self, seconds, cpu, memory, size):
+        self.seconds = seconds
+        self.cpu = cpu
+        self.memory = memory
+        self.size = size
+
+    def as_dict(self):
+        return dict(vars(self))
+
+
+class Stopwatch:
+    """Starts commands through the small program spawn.c, which is built here."""
+
+    def __init__(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.program = str(folder / "spawn")
+        self.report = folder / "spawn.report"
+        source = Path(__file__).resolve().parent / "spawn.c"
+        subprocess.run(["cc", "-O2", "-D_GNU_SOURCE", str(source), "-o", self.program], check=True)
+
+    def once(self, argv, output=None, repeat=1):
+        """Runs argv `repeat` times. The file that it made last is removed before, off the clock."""
+        if output is not None and os.path.exists(output):
+            os.remove(output)
+        # What the run before left to be written would slow this one down.
+        os.sync()
+        done = subprocess.run([self.program, self.report, str(repeat), *argv],
+                              stderr=subprocess.PIPE, text=True, errors="replace")
+        if done.returncode:
+            raise Failed(f"{' '.join(argv)}: exit code {done.returncode}: {done.stderr.strip()}")
+        seconds, cpu, memory = self.report.read_text().split()
+        size = None if output is None else os.stat(output).st_blocks * 512
+        return Sample(float(seconds) / repeat, float(cpu) / repeat, int(memory), size)
+
+
+class Row:
+    """What is compared: our command, theirs, and the file that each makes, if it makes one."""
+
+    def __init__(self, name, ours, theirs, output=None, repeat=1, rounds=3, target=1.0, limit=None,
+                 verify=None):
+        self.name = name
+        self.commands = {"ours": ours, "theirs": theirs}
+        if limit is not None:
+            self.commands["limit"] = limit
+        self.output = output
+        self.repeat = repeat
+        self.rounds = rounds
+        self.target = target
+        self.verify = verify
+        self.samples = {side: [] for side in self.commands}
+
+    def run(self, stopwatch, say):
+        for number in range(self.rounds):
+            # Who goes first changes each round, so that neither always finds the warmer machine.
+            sides = list(self.commands)
+            if number % 2:
+                sides.reverse()
+            for side in sides:
+                sample = stopwatch.once(self.commands[side], self.output, self.repeat)
+                if number == 0 and side == "ours" and self.verify:
+                    self.verify()
+                self.samples[side].append(sample)
+                say(f"{self.name}: round {number + 1} of {self.rounds}: {side} "
+                    f"{sample.seconds:.3f} s")
+        if self.output is not None and os.path.exists(self.output):
+            os.remove(self.output)
+
+    def median(self, side, what):
+        values = [getattr(s, what) for s in self.samples.get(side, [])]
+        values = [v for v in values if v is not None]
+        return statistics.median(values) if values else None
+
+    def ratio(self):
+        """The median over the rounds of theirs ÷ ours."""
+        return statistics.median(t.seconds / o.seconds for o, t in
+                                 zip(self.samples["ours"], self.samples["theirs"]))
+
+    def spread(self):
+        """The smallest and the largest ratio of a round: how much to believe the median."""
+        ratios = [t.seconds / o.seconds for o, t in
+                  zip(self.samples["ours"], self.samples["theirs"])]
+        return min(ratios), max(ratios)
+
+    def as_dict(self):
+        return {
+            "name": self.name, "commands": self.commands, "repeat": self.repeat,
+            "target": self.target, "ratio": self.ratio(), "spread": self.spread(),
+            "samples": {side: [s.as_dict() for s in samples]
+                        for side, samples in self.samples.items()},
+        }
