@@ -23,7 +23,11 @@ struct format_bitmap {
 	bool usable; /* false: a type, granularity, flag or extra data that we must leave alone */
 };
 
-/* Decodes the entry at the start of buf; *used is its length with padding to 8. */
+/*
+ * Decodes the entry at the start of buf; *used is its length with padding to 8. -EINVAL if that
+ * passes len, or if the bitmap table can't be where and as long as the entry says. On failure *b
+ * holds nothing. Not looked at: whether the table is as long as the disk needs.
+ */
 int format_bitmap_decode(struct format_bitmap *b, const struct format_geometry *g,
 			 const uint8_t *buf, size_t len, size_t *used, struct qcow2_error *err);
 void format_bitmap_release(struct format_bitmap *b);

@@ -8,10 +8,11 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "format/layout.h"
 
-#define FORMAT_LUKS_HEADER_LEN 592
-#define FORMAT_LUKS_SLOTS 8
-#define FORMAT_LUKS_STRIPES 4000
+#define FORMAT_LUKS_HEADER_LEN LAYOUT_LUKS_HEADER_LEN
+#define FORMAT_LUKS_SLOTS LAYOUT_LUKS_SLOTS
+#define FORMAT_LUKS_STRIPES LAYOUT_LUKS_STRIPES
 
 struct format_luks_slot {
 	bool active;
@@ -34,5 +35,8 @@ struct format_luks {
 /* buf holds FORMAT_LUKS_HEADER_LEN bytes. -EINVAL with a sentence for what QEMU refuses. */
 int format_luks_decode(struct format_luks *l, const uint8_t *buf, struct qcow2_error *err);
 void format_luks_encode(const struct format_luks *l, uint8_t *buf);
+
+/* Sectors that the key material of one slot takes. */
+uint64_t format_luks_slot_sectors(uint32_t key_len);
 
 #endif

@@ -35,7 +35,11 @@ int format_snapshot_decode(struct format_snapshot *s, const uint8_t *buf, size_t
 			   struct qcow2_error *err);
 void format_snapshot_release(struct format_snapshot *s);
 
-/* Length of the record that encode writes, without final padding: extra data are >= 24 bytes. */
+/*
+ * Length of the record that encode writes, without final padding: extra data are >= 24 bytes, so
+ * that disk_size is always written. Where decode found none (has_disk_size is false) the caller
+ * sets it, to the image's size, before.
+ */
 size_t format_snapshot_encoded_len(const struct format_snapshot *s);
 void format_snapshot_encode(const struct format_snapshot *s, uint8_t *buf);
 
