@@ -6,8 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
-static void set_v(struct qcow2_error *err, int code, uint64_t guest_off, uint64_t host_off,
-		  const char *fmt, va_list ap)
+static __attribute__((format(printf, 5, 0))) void set_v(struct qcow2_error *err, int code,
+							uint64_t guest_off, uint64_t host_off,
+							const char *fmt, va_list ap)
 {
 	err->code = code;
 	err->guest_off = guest_off;
