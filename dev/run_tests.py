@@ -28,7 +28,7 @@ CLANG = ROOT / "build-clang"
 BUDGET = 14 * 60
 JOBS = os.cpu_count() or 1
 TOOLS = ["meson", "ninja", "gcc", "g++", "clang", "clang-format", "qemu-img", "qemu-io",
-         "qemu-nbd", "7z", "mkfs.ext4", "e2fsck", "nm", "pkg-config", "shellcheck"]
+         "qemu-nbd", "7z", "zstd", "mkfs.ext4", "e2fsck", "nm", "pkg-config", "shellcheck"]
 SANITIZED = ["-Dwerror=true", "-Db_sanitize=address,undefined", "-Dbuildtype=debugoptimized"]
 # The tree is kept in the form of this release of clang-format; others differ in small things.
 CLANG_FORMAT = 14

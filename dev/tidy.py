@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """
-The rules of the house that a compiler doesn't know. Runs as a test; see HACKING.md.
+The rules of the house that a compiler doesn't know. Runs as a test; see docs/HACKING.md.
 
 Every rule is a function from the tree to complaints (path, line, sentence). It reads the files
 below the root that it is given and nothing else, needs no git and no build folder, and judges
