@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One qcow2 image's metadata in memory: the header, one L1 table (the active one or a snapshot's)
+ * and the L2 tables behind it.
+ *
+ * All of struct meta is immutable between open and close, but for the slice cache, which has rules
+ * of its own (cache.h); so any number of threads may map at once. It doesn't look at other images.
+ */
+#ifndef META_META_H
+#define META_META_H
+
+#include "disk/disk.h"
+#include "format/bitmap_rec.h"
+#include "format/header.h"
+#include "format/snapshot_rec.h"
+#include "meta/cache.h"
+
+struct meta {
+	struct qcow2_storage file; /* borrowed */
+	struct qcow2_storage
+		data;	    /* borrowed: where guest data lie, the image file or its data file */
+	uint64_t file_size; /* bytes, when it was opened */
+	struct format_header header;
+	struct format_geometry geometry;
+	unsigned tolerated; /* FORMAT_HEADER_ALLOW_*: what was wrong and let pass */
+
+	uint64_t size_bytes;	/* of the disk that the L1 below maps */
+	uint64_t *l1;		/* entries as stored, host byte order */
+	uint32_t l1_entries;	/* in memory; what lies past them is zero */
+	struct meta_cache *l2;	/* NULL until meta_load_l1 */
+	uint32_t slice_entries; /* L2 entries in a slice */
+};
+
+/*
+ * Reads and checks the header. allow: FORMAT_HEADER_ALLOW_*. On failure nothing needs a release.
+ * The stores are borrowed; m->data is file until the caller sets another.
+ */
+int meta_open(struct meta *m, struct qcow2_storage file, unsigned allow, struct qcow2_error *err);
+void meta_release(struct meta *m);
+
+/* Loads the active L1 table, or that of snap, and sets up the cache for the tables behind it. */
+int meta_load_l1(struct meta *m, const struct format_snapshot *snap, uint64_t cache_bytes,
+		 struct qcow2_error *err);
+
+/*
+ * What backs the disk at guest_off, for at most len_bytes (at least 1, inside the disk): the
+ * longest run of one kind. store and filename of the run are the caller's to set.
+ */
+int meta_map(const struct meta *m, uint64_t guest_off, uint64_t len_bytes, struct disk_run *run,
+	     struct qcow2_error *err);
+
+/* ---- tables that reading doesn't need (tables.c) ---- */
+
+struct meta_snapshots {
+	struct format_snapshot *list;
+	uint64_t *host_off; /* of each record */
+	size_t count;
+};
+
+/* Reads the snapshot table. On failure *s is empty. */
+int meta_load_snapshots(const struct meta *m, struct meta_snapshots *s, struct qcow2_error *err);
+void meta_snapshots_release(struct meta_snapshots *s);
+/* By id, then by name; NULL if there is none. */
+const struct format_snapshot *meta_find_snapshot(const struct meta_snapshots *s, const char *id);
+
+struct meta_bitmaps {
+	struct format_bitmap *list;
+	uint64_t *host_off;
+	size_t count;
+};
+
+/* Reads the bitmap directory, empty if there is none or it isn't valid by its autoclear bit. */
+int meta_load_bitmaps(const struct meta *m, struct meta_bitmaps *b, struct qcow2_error *err);
+void meta_bitmaps_release(struct meta_bitmaps *b);
+
+/*
+ * Reads len bytes of a table at host_off, but no more than the file has: *got tells. The rest of
+ * the table is zero. Memory is bounded by the file's size. *bytes is the caller's.
+ */
+int meta_read_table(const struct meta *m, uint64_t host_off, uint64_t len_bytes, uint8_t **bytes,
+		    size_t *got, struct qcow2_error *err);
+
+#endif

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT */
+/* Opening the metadata: the header and the L1 table, checked before they are used. */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "base/alloc.h"
+#include "base/bytes.h"
+#include "base/num.h"
+#include "meta/meta.h"
+
+#define SLICE_LEN_MAX 4096
+
+static int read_header(struct meta *m, unsigned allow, struct qcow2_error *err)
+{
+	cleanup_free uint8_t *cluster = NULL;
+	uint8_t peek[FORMAT_HEADER_PEEK];
+	uint32_t cluster_bits;
+	uint64_t cluster_size;
+	int ret;
+
+	ret = storage_read(m->file, peek, sizeof(peek), 0, err);
+	if (ret == 0)
+		ret = format_header_peek(peek, &cluster_bits, err);
+	if (ret < 0)
+		return ret;
+	cluster_size = 1ull << cluster_bits;
+	cluster = mem_alloc(cluster_size, 1);
+	if (!cluster)
+		return error_errno(err, -ENOMEM, "can't read the header");
+	ret = storage_read(m->file, cluster, (size_t)cluster_size, 0, err);
+	if (ret < 0)
+		return ret;
+	return format_header_decode(&m->header, cluster, cluster_size, allow, &m->tolerated, err);
+}
+
+int meta_open(struct meta *m, struct qcow2_storage file, unsigned allow, struct qcow2_error *err)
+{
+	int ret;
+
+	*m = (struct meta){.file = file, .data = file};
+	ret = storage_size(file, &m->file_size, err);
+	if (ret == 0)
+		ret = read_header(m, allow, err);
+	if (ret < 0)
+		return ret;
+	format_header_geometry(&m->header, &m->geometry);
+	m->size_bytes = align_down(m->header.size_bytes, LAYOUT_SECTOR);
+	return 0;
+}
+
+void meta_release(struct meta *m)
+{
+	meta_cache_free(m->l2);
+	mem_free(m->l1);
+	format_header_release(&m->header);
+	*m = (struct meta){0};
+}
+
+int meta_read_table(const struct meta *m, uint64_t host_off, uint64_t len_bytes, uint8_t **bytes,
+		    size_t *got, struct qcow2_error *err)
+{
+	uint64_t in_file = host_off < m->file_size ? m->file_size - host_off : 0;
+	uint64_t len = min_u64(len_bytes, in_file);
+	uint8_t *buf;
+	int ret;
+
+	*bytes = NULL;
+	*got = 0;
+	buf = mem_alloc(len, 1);
+	if (!buf)
+		return error_errno(err, -ENOMEM, "can't read a table of %" PRIu64 " bytes", len);
+	ret = storage_read(m->file, buf, (size_t)len, host_off, err);
+	if (ret < 0) {
+		mem_free(buf);
+		return ret;
+	}
+	*bytes = buf;
+	*got = (size_t)len;
+	return 0;
+}
+
+static int check_snapshot_l1(const struct meta *m, const struct format_snapshot *snap,
+			     struct qcow2_error *err)
+{
+	if (snap->l1_entries > LAYOUT_L1_ENTRIES_MAX)
+		return error_set(err, -EFBIG,
+				 "snapshot \"%s\": its L1 table has %" PRIu32
+				 " entries, more than the %u allowed",
+				 snap->name, snap->l1_entries, LAYOUT_L1_ENTRIES_MAX);
+	if (!is_aligned(snap->l1_off, m->geometry.cluster_size) ||
+	    snap->l1_off > INT64_MAX - (uint64_t)snap->l1_entries * LAYOUT_L1_ENTRY_LEN)
+		return error_set_at(
+			err, -EINVAL, QCOW2_NO_OFFSET, snap->l1_off,
+			"snapshot \"%s\": its L1 table is at the impossible offset 0x%" PRIx64,
+			snap->name, snap->l1_off);
+	return 0;
+}
+
+/* Where the L1 table is that maps the wanted view, and how large that view's disk is. */
+static int choose_view(struct meta *m, const struct format_snapshot *snap, uint64_t *l1_off,
+		       uint32_t *entries, struct qcow2_error *err)
+{
+	int ret;
+
+	*l1_off = m->header.l1_off;
+	*entries = m->header.l1_entries;
+	if (!snap)
+		return 0;
+	ret = check_snapshot_l1(m, snap, err);
+	if (ret < 0)
+		return ret;
+	*l1_off = snap->l1_off;
+	*entries = snap->l1_entries;
+	if (snap->has_disk_size)
+		m->size_bytes = align_down(snap->disk_size, LAYOUT_SECTOR);
+	if (m->size_bytes > format_max_size(&m->geometry))
+		return error_set(err, -EFBIG,
+				 "snapshot \"%s\": its disk of %" PRIu64
+				 " bytes is larger than the format allows",
+				 snap->name, m->size_bytes);
+	return 0;
+}
+
+int meta_load_l1(struct meta *m, const struct format_snapshot *snap, uint64_t cache_bytes,
+		 struct qcow2_error *err)
+{
+	uint32_t slice_len = (uint32_t)min_u64(SLICE_LEN_MAX, m->geometry.cluster_size);
+	cleanup_free uint8_t *bytes = NULL;
+	uint64_t l1_off;
+	uint32_t entries;
+	size_t got;
+	int ret;
+
+	ret = choose_view(m, snap, &l1_off, &entries, err);
+	if (ret < 0)
+		return ret;
+	entries = (uint32_t)min_u64(entries, format_size_to_l1(&m->geometry, m->size_bytes));
+	ret = meta_read_table(m, l1_off, (uint64_t)entries * LAYOUT_L1_ENTRY_LEN, &bytes, &got,
+			      err);
+	if (ret < 0) {
+		error_prefix(err, "can't read the L1 table");
+		return ret;
+	}
+	m->l1_entries = (uint32_t)(got / LAYOUT_L1_ENTRY_LEN);
+	m->l1 = mem_alloc(m->l1_entries, sizeof(*m->l1));
+	if (!m->l1)
+		return error_errno(err, -ENOMEM, "can't read the L1 table");
+	for (uint32_t i = 0; i < m->l1_entries; i++)
+		m->l1[i] = load_be64(bytes + (size_t)i * LAYOUT_L1_ENTRY_LEN);
+	m->slice_entries = slice_len / m->geometry.l2_entry_len;
+	cache_bytes = min_u64(cache_bytes, (uint64_t)m->l1_entries * m->geometry.cluster_size);
+	return meta_cache_new(&m->l2, m->file, slice_len, cache_bytes, err);
+}
