@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Compressed clusters, read.
+ *
+ * A request for a whole cluster is decompressed straight into the caller's buffer. A request for
+ * less goes through a small cache, so that stepping through a cluster decompresses it once; two
+ * threads that want the same cluster decompress it once too, the second waits. Slots are found by
+ * walking the few there are under the lock; nothing is read or decompressed under it.
+ *
+ * The descriptor (the L2 entry) is the key: it names the host bytes, and those don't change while
+ * an image is only read.
+ */
+#include "data/data.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/num.h"
+#include "format/entry.h"
+
+#define SLOTS_MAX 32
+#define SLOTS_MIN 4
+#define CACHE_BYTES (2u * 1024 * 1024)
+#define TOOLS_KEPT 16
+
+/* What one thread needs to decompress. */
+struct tool {
+	struct codec *codec;
+	uint8_t *in; /* compressed bytes */
+	size_t in_cap;
+	struct tool *next;
+};
+
+struct slot {
+	uint64_t raw; /* 0: empty */
+	bool filling;
+	unsigned pins;
+	uint64_t age; /* of the last use */
+	uint8_t *bytes;
+};
+
+struct data_packed {
+	/* immutable */
+	const struct meta *m;
+	unsigned nslots;
+	/* guarded by lock */
+	pthread_mutex_t lock;
+	pthread_cond_t filled;
+	struct slot slots[SLOTS_MAX];
+	uint64_t clock;
+	struct tool *idle;
+	unsigned nidle;
+};
+
+int data_packed_new(struct data_packed **p, const struct meta *m, struct qcow2_error *err)
+{
+	struct data_packed *new = mem_zalloc(1, sizeof(*new));
+
+	if (!new)
+		return error_errno(err, -ENOMEM, "can't set up the cache of decompressed clusters");
+	new->m = m;
+	new->nslots = (unsigned)(CACHE_BYTES / m->geometry.cluster_size);
+	if (new->nslots < SLOTS_MIN)
+		new->nslots = SLOTS_MIN;
+	if (new->nslots > SLOTS_MAX)
+		new->nslots = SLOTS_MAX;
+	pthread_mutex_init(&new->lock, NULL);
+	pthread_cond_init(&new->filled, NULL);
+	*p = new;
+	return 0;
+}
+
+static void free_tool(struct tool *t)
+{
+	codec_free(t->codec);
+	mem_free(t->in);
+	mem_free(t);
+}
+
+void data_packed_free(struct data_packed *p)
+{
+	if (!p)
+		return;
+	while (p->idle) {
+		struct tool *t = p->idle;
+
+		p->idle = t->next;
+		free_tool(t);
+	}
+	for (unsigned i = 0; i < p->nslots; i++)
+		mem_free(p->slots[i].bytes);
+	pthread_cond_destroy(&p->filled);
+	pthread_mutex_destroy(&p->lock);
+	mem_free(p);
+}
+
+static struct tool *new_tool(const struct data_packed *p, struct qcow2_error *err)
+{
+	struct tool *t = mem_zalloc(1, sizeof(*t));
+
+	if (!t) {
+		error_errno(err, -ENOMEM, "can't decompress a cluster");
+		return NULL;
+	}
+	if (codec_new(&t->codec, (enum codec_type)p->m->header.compression_type, 0, err) < 0)
+		free_tool(mem_steal(&t));
+	return t;
+}
+
+static struct tool *get_tool(struct data_packed *p, struct qcow2_error *err)
+{
+	struct tool *t;
+
+	pthread_mutex_lock(&p->lock);
+	t = p->idle;
+	if (t) {
+		p->idle = t->next;
+		p->nidle--;
+	}
+	pthread_mutex_unlock(&p->lock);
+	return t ? t : new_tool(p, err);
+}
+
+static void put_tool(struct data_packed *p, struct tool *t)
+{
+	pthread_mutex_lock(&p->lock);
+	if (p->nidle < TOOLS_KEPT) {
+		t->next = p->idle;
+		p->idle = t;
+		p->nidle++;
+		t = NULL;
+	}
+	pthread_mutex_unlock(&p->lock);
+	if (t)
+		free_tool(t);
+}
+
+static int read_with(const struct data_packed *p, struct tool *t, const struct format_l2_entry *e,
+		     uint8_t *out, struct qcow2_error *err)
+{
+	size_t len = (size_t)e->compressed_len;
+	int ret;
+
+	if (t->in_cap < len) {
+		uint8_t *in = mem_realloc(t->in, len, 1);
+
+		if (!in)
+			return error_errno(err, -ENOMEM, "can't read a compressed cluster");
+		t->in = in;
+		t->in_cap = len;
+	}
+	ret = storage_read(p->m->file, t->in, len, e->host_off, err);
+	if (ret < 0)
+		return ret;
+	ret = codec_decompress(t->codec, t->in, len, out, (size_t)p->m->geometry.cluster_size, err);
+	if (ret < 0)
+		error_prefix(err, "the compressed cluster at 0x%" PRIx64 " (%zu bytes)",
+			     e->host_off, len);
+	return ret;
+}
+
+/* Decompresses the cluster of raw into out, which has room for a whole one. */
+static int inflate_cluster(struct data_packed *p, uint64_t raw, uint8_t *out,
+			   struct qcow2_error *err)
+{
+	struct format_l2_entry e = format_l2_decode(&p->m->geometry, raw, 0);
+	struct tool *t = get_tool(p, err);
+	int ret;
+
+	if (!t)
+		return -ENOMEM;
+	ret = read_with(p, t, &e, out, err);
+	put_tool(p, t);
+	return ret;
+}
+
+static struct slot *find_locked(struct data_packed *p, uint64_t raw)
+{
+	for (unsigned i = 0; i < p->nslots; i++) {
+		if (p->slots[i].raw == raw)
+			return &p->slots[i];
+	}
+	return NULL;
+}
+
+/* The slot that was used longest ago and that nobody holds; NULL if all are held. */
+static struct slot *oldest_locked(struct data_packed *p)
+{
+	struct slot *best = NULL;
+
+	for (unsigned i = 0; i < p->nslots; i++) {
+		struct slot *s = &p->slots[i];
+
+		if (s->pins == 0 && (!best || s->age < best->age))
+			best = s;
+	}
+	return best;
+}
+
+/* Pins the slot with the cluster, or one to fill (then *fill). NULL: none is free. */
+static struct slot *pin_slot(struct data_packed *p, uint64_t raw, bool *fill)
+{
+	struct slot *s;
+
+	*fill = false;
+	pthread_mutex_lock(&p->lock);
+	while ((s = find_locked(p, raw)) && s->filling)
+		pthread_cond_wait(&p->filled, &p->lock);
+	if (!s) {
+		s = oldest_locked(p);
+		if (s) {
+			s->raw = raw;
+			s->filling = true;
+			*fill = true;
+		}
+	}
+	if (s) {
+		s->pins++;
+		s->age = ++p->clock;
+	}
+	pthread_mutex_unlock(&p->lock);
+	return s;
+}
+
+static void unpin_slot(struct data_packed *p, struct slot *s)
+{
+	pthread_mutex_lock(&p->lock);
+	s->pins--;
+	pthread_mutex_unlock(&p->lock);
+}
+
+/* Ends the filling; those who wait look again, and find nothing if it failed. */
+static void slot_filled(struct data_packed *p, struct slot *s, bool good)
+{
+	pthread_mutex_lock(&p->lock);
+	s->filling = false;
+	if (!good)
+		s->raw = 0;
+	pthread_cond_broadcast(&p->filled);
+	pthread_mutex_unlock(&p->lock);
+}
+
+static int fill_slot(struct data_packed *p, struct slot *s, uint64_t raw, struct qcow2_error *err)
+{
+	if (!s->bytes)
+		s->bytes = mem_alloc(p->m->geometry.cluster_size, 1);
+	if (!s->bytes)
+		return error_errno(err, -ENOMEM, "can't read a compressed cluster");
+	return inflate_cluster(p, raw, s->bytes, err);
+}
+
+/* The part of a cluster when the cache has no room: everything in it is being read by others. */
+static int read_uncached(struct data_packed *p, uint64_t raw, uint64_t in_cluster, void *buf,
+			 size_t len, struct qcow2_error *err)
+{
+	cleanup_free uint8_t *bytes = mem_alloc(p->m->geometry.cluster_size, 1);
+	int ret;
+
+	if (!bytes)
+		return error_errno(err, -ENOMEM, "can't read a compressed cluster");
+	ret = inflate_cluster(p, raw, bytes, err);
+	if (ret == 0)
+		memcpy(buf, bytes + in_cluster, len);
+	return ret;
+}
+
+int data_packed_read(struct data_packed *p, uint64_t raw, uint64_t in_cluster, void *buf,
+		     size_t len, struct qcow2_error *err)
+{
+	struct slot *s;
+	bool fill;
+	int ret = 0;
+
+	if (len == p->m->geometry.cluster_size)
+		return inflate_cluster(p, raw, buf, err);
+	s = pin_slot(p, raw, &fill);
+	if (!s)
+		return read_uncached(p, raw, in_cluster, buf, len, err);
+	if (fill) {
+		ret = fill_slot(p, s, raw, err);
+		slot_filled(p, s, ret == 0);
+	}
+	/* others may have it by now; our pin keeps it in place while we copy */
+	if (ret == 0)
+		memcpy(buf, s->bytes + in_cluster, len);
+	unpin_slot(p, s);
+	return ret;
+}
