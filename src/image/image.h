@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One open image as a whole: what struct qcow2_image of the public header is.
+ *
+ * Each layer of a chain is a struct qcow2_image of its own; the top owns all below it. The layers
+ * of one open share an array of disks; a layer sees it from its own place on.
+ */
+#ifndef IMAGE_IMAGE_H
+#define IMAGE_IMAGE_H
+
+#include <pthread.h>
+
+#include "data/data.h"
+#include "disk/disk.h"
+#include "meta/meta.h"
+#include "qcow2.h"
+
+struct image_qcow2 { /* a qcow2 disk; begins with the interface that it implements */
+	struct disk disk;
+	struct meta meta;
+	struct qcow2_storage file; /* owned */
+	struct qcow2_storage
+		data_file; /* owned; not open unless the image has one and it is needed */
+	struct data_packed *packed;
+	const char *data_filename; /* of meta.data; points into the image */
+};
+
+/* What reading doesn't need: loaded by the first qcow2_info, owned by the image. */
+struct image_tables {
+	struct meta_snapshots snapshots;
+	struct meta_bitmaps bitmaps;
+	struct qcow2_snapshot_info *snapshot_info;
+	struct qcow2_bitmap_info *bitmap_info;
+};
+
+void image_free_tables(struct image_tables *tables);
+
+struct qcow2_image {
+	/* immutable after open */
+	char *path;
+	bool placeless;		   /* path is only for messages: relative names can't be resolved */
+	const char *format;	   /* "raw", "qcow2" */
+	unsigned flags;		   /* QCOW2_OPEN_* */
+	struct disk *disk;	   /* owned */
+	struct image_qcow2 *qcow2; /* the same disk, if it is qcow2 */
+	struct qcow2_storage store;  /* borrowed from the disk: the image file */
+	struct qcow2_image *backing; /* owned */
+	struct disk **disks;	     /* of the whole chain; owned by the top */
+	struct data_layers layers;   /* from this layer down */
+	char *backing_path;	     /* NULL where it has none, or it can't be told */
+	void (*warn)(void *opaque, const char *sentence);
+	void *opaque;
+	pthread_mutex_t lock;
+	struct image_tables *tables; /* guarded by lock; never changes once it is there */
+};
+
+void image_warn(const struct qcow2_image *image, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+
+/* ---- references (chain.c) ---- */
+
+/*
+ * The path of the file that a name stored in the image at overlay_path means, if plain local files
+ * are all that may be named: *path is the caller's. overlay_path NULL: relative names are refused.
+ */
+int image_resolve_name(const char *overlay_path, const char *name, char **path,
+		       struct qcow2_error *err);
+
+/* -EPERM unless path lies where the policy wants it. */
+int image_check_dirs(const struct qcow2_policy *policy, const char *path, struct qcow2_error *err);
+
+/* ---- layers (layer.c) ---- */
+
+/* Opens one file as an image, without what is below it. store is owned from now on. */
+int image_open_layer(struct qcow2_image **image, struct qcow2_storage store, const char *path,
+		     const char *format, bool is_backing, const struct qcow2_open_options *options,
+		     struct qcow2_error *err);
+void image_free_layer(struct qcow2_image *image);
+
+/* STORAGE_FILE_* for QCOW2_OPEN_*. */
+unsigned image_storage_flags(unsigned open_flags);
+
+/* The policy that follows any local file: what a tool uses. */
+extern const struct qcow2_policy image_policy_local;
+
+#endif

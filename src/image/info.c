@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What is known of an open image. The header was decoded at open; the snapshot table and the
+ * bitmap directory are read when somebody asks for the first time, and damage in them is a
+ * warning: the disk can still be read.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/num.h"
+#include "image/image.h"
+
+static int list_snapshots(const struct qcow2_image *image, struct image_tables *t,
+			  struct qcow2_error *err)
+{
+	const struct meta_snapshots *s = &t->snapshots;
+	struct qcow2_snapshot_info *list = mem_zalloc(s->count, sizeof(*list));
+
+	if (!list)
+		return error_errno(err, -ENOMEM, "can't list snapshots");
+	for (size_t i = 0; i < s->count; i++) {
+		const struct format_snapshot *f = &s->list[i];
+
+		list[i] = (struct qcow2_snapshot_info){
+			.id = f->id,
+			.name = f->name,
+			.vm_state_bytes = f->vm_state_bytes,
+			.disk_bytes = f->has_disk_size ? f->disk_size
+						       : image->qcow2->meta.header.size_bytes,
+			.date_sec = f->date_sec,
+			.date_nsec = f->date_nsec,
+			.vm_clock_nsec = f->vm_clock_nsec,
+			.icount = f->has_icount ? f->icount : UINT64_MAX,
+			.has_icount = f->has_icount && f->icount != UINT64_MAX,
+		};
+	}
+	t->snapshot_info = list;
+	return 0;
+}
+
+static int list_bitmaps(struct image_tables *t, struct qcow2_error *err)
+{
+	const uint32_t known = LAYOUT_BITMAP_FLAG_IN_USE | LAYOUT_BITMAP_FLAG_AUTO;
+	const struct meta_bitmaps *b = &t->bitmaps;
+	struct qcow2_bitmap_info *list = mem_zalloc(b->count, sizeof(*list));
+
+	if (!list)
+		return error_errno(err, -ENOMEM, "can't list bitmaps");
+	for (size_t i = 0; i < b->count; i++) {
+		const struct format_bitmap *f = &b->list[i];
+
+		list[i] = (struct qcow2_bitmap_info){
+			.name = f->name,
+			.granularity = f->granularity_bits < 64 ? 1ull << f->granularity_bits : 0,
+			.flags = (f->flags & LAYOUT_BITMAP_FLAG_IN_USE ? QCOW2_BITMAP_IN_USE : 0) |
+				 (f->flags & LAYOUT_BITMAP_FLAG_AUTO ? QCOW2_BITMAP_AUTO : 0),
+			.unknown_flags = f->flags & ~known,
+		};
+	}
+	t->bitmap_info = list;
+	return 0;
+}
+
+void image_free_tables(struct image_tables *t)
+{
+	if (!t)
+		return;
+	meta_snapshots_release(&t->snapshots);
+	meta_bitmaps_release(&t->bitmaps);
+	mem_free(t->snapshot_info);
+	mem_free(t->bitmap_info);
+	mem_free(t);
+}
+
+static int load_tables(const struct qcow2_image *image, struct image_tables *t,
+		       struct qcow2_error *err)
+{
+	struct qcow2_error why;
+	int ret;
+
+	ret = meta_load_snapshots(&image->qcow2->meta, &t->snapshots, &why);
+	if (ret == -ENOMEM)
+		return error_set(err, ret, "%s", why.message);
+	if (ret < 0)
+		image_warn(image, "\"%s\": the snapshots can't be listed: %s", image->path,
+			   why.message);
+	ret = meta_load_bitmaps(&image->qcow2->meta, &t->bitmaps, &why);
+	if (ret == -ENOMEM)
+		return error_set(err, ret, "%s", why.message);
+	if (ret < 0)
+		image_warn(image, "\"%s\": the bitmaps can't be listed: %s", image->path,
+			   why.message);
+	ret = list_snapshots(image, t, err);
+	return ret < 0 ? ret : list_bitmaps(t, err);
+}
+
+/* Two threads may load at once; the first to finish wins, and the lock isn't held meanwhile. */
+static int want_tables(struct qcow2_image *image, const struct image_tables **tables,
+		       struct qcow2_error *err)
+{
+	struct image_tables *mine;
+	int ret;
+
+	pthread_mutex_lock(&image->lock);
+	*tables = image->tables;
+	pthread_mutex_unlock(&image->lock);
+	if (*tables)
+		return 0;
+	mine = mem_zalloc(1, sizeof(*mine));
+	if (!mine)
+		return error_errno(err, -ENOMEM, "can't read the snapshot table");
+	ret = load_tables(image, mine, err);
+	if (ret == 0) {
+		pthread_mutex_lock(&image->lock);
+		if (!image->tables)
+			image->tables = mem_steal(&mine);
+		*tables = image->tables;
+		pthread_mutex_unlock(&image->lock);
+	}
+	image_free_tables(mine);
+	return ret;
+}
+
+static void describe_qcow2(const struct qcow2_image *image, const struct image_tables *t,
+			   struct qcow2_info *info)
+{
+	static const char *const compression[] = {"zlib", "zstd"};
+	static const char *const encryption[] = {NULL, "aes", "luks"};
+	const struct format_header *h = &image->qcow2->meta.header;
+
+	info->version = h->version;
+	info->cluster_size = image->qcow2->meta.geometry.cluster_size;
+	info->refcount_bits = 1u << h->refcount_order;
+	info->lazy_refcounts = h->compatible & LAYOUT_COMPAT_LAZY_REFCOUNTS;
+	info->dirty = h->incompatible & LAYOUT_INCOMPAT_DIRTY;
+	info->corrupt = h->incompatible & LAYOUT_INCOMPAT_CORRUPT;
+	info->extended_l2 = h->incompatible & LAYOUT_INCOMPAT_EXTENDED_L2;
+	info->compression_type = compression[h->compression_type];
+	info->encryption = encryption[h->crypt_method];
+	info->backing_file = h->backing_name;
+	info->backing_path = image->backing_path;
+	info->backing_format = h->ext.backing_format;
+	info->data_file = h->ext.data_file;
+	info->has_data_file = h->incompatible & LAYOUT_INCOMPAT_DATA_FILE;
+	info->data_file_raw = h->autoclear & LAYOUT_AUTOCLEAR_DATA_FILE_RAW;
+	info->nsnapshots = t->snapshots.count;
+	info->snapshots = t->snapshot_info;
+	info->nbitmaps = t->bitmaps.count;
+	info->bitmaps = t->bitmap_info;
+	info->bitmaps_lost = h->ext.has_bitmaps && !(h->autoclear & LAYOUT_AUTOCLEAR_BITMAPS);
+}
+
+int qcow2_info(struct qcow2_image *image, struct qcow2_info *info, struct qcow2_error *err)
+{
+	struct qcow2_info full = QCOW2_INFO_INIT;
+	size_t caller_size = info->struct_size;
+	const struct image_tables *tables;
+	struct storage_file_stat st;
+	int ret;
+
+	if (caller_size < sizeof(size_t))
+		return error_set(err, -EINVAL, "info: struct_size isn't set");
+	full.filename = image->path;
+	full.format = image->format;
+	full.virtual_size = image->disk->size_bytes;
+	if (storage_file_stat(image->store, &st, NULL) == 0) {
+		full.disk_bytes = st.disk_bytes;
+		full.has_disk_bytes = true;
+	}
+	if (image->qcow2) {
+		ret = want_tables(image, &tables, err);
+		if (ret < 0)
+			return ret;
+		describe_qcow2(image, tables, &full);
+	}
+	memcpy(info, &full, min_u64(caller_size, sizeof(full)));
+	info->struct_size = caller_size;
+	return 0;
+}

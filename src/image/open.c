@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Opening an image with all that it needs, reading and mapping it, closing it.
+ *
+ * A chain is opened in a loop, layer by layer, each checked against the policy, the depth limit
+ * and the files that are open already.
+ */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "base/alloc.h"
+#include "base/iov.h"
+#include "base/num.h"
+#include "image/image.h"
+#include "image/options.h"
+
+#define OPEN_FLAGS_KNOWN                                                                           \
+	(QCOW2_OPEN_WRITE | QCOW2_OPEN_FORCE_SHARE | QCOW2_OPEN_INFO | QCOW2_OPEN_NO_BACKING |     \
+	 QCOW2_OPEN_NO_LOCK | QCOW2_OPEN_DIRECT | QCOW2_OPEN_NO_FLUSH | QCOW2_OPEN_WRITETHROUGH)
+
+/* ---- external data file ---- */
+
+static int lock_data_file(struct qcow2_storage store, unsigned flags, struct qcow2_error *err)
+{
+	unsigned forbid = flags & QCOW2_OPEN_FORCE_SHARE ? 0 : QCOW2_LOCK_RESIZE;
+
+	return flags & QCOW2_OPEN_NO_LOCK ? 0 : storage_lock(store, QCOW2_LOCK_READ, forbid, err);
+}
+
+/* The stored name is a plain path, relative to the working directory: section 6. */
+static int open_data_file(struct qcow2_image *image, const struct qcow2_policy *policy,
+			  struct qcow2_error *err)
+{
+	const char *name = image->qcow2->meta.header.ext.data_file;
+	struct qcow2_storage *store = &image->qcow2->data_file;
+	int ret;
+
+	if (!name)
+		return error_set(err, -EINVAL,
+				 "\"%s\" keeps its data in another file, but doesn't "
+				 "say in which",
+				 image->path);
+	if (!(policy->follow & QCOW2_FOLLOW_DATA_FILE))
+		return error_set(err, -EPERM,
+				 "\"%s\" keeps its data in \"%s\", which the policy "
+				 "doesn't allow to open",
+				 image->path, name);
+	ret = image_check_dirs(policy, name, err);
+	if (ret == 0)
+		ret = storage_file_open(store, name, image_storage_flags(image->flags), err);
+	if (ret == 0)
+		ret = lock_data_file(*store, image->flags, err);
+	if (ret < 0) {
+		error_prefix(err, "data file of \"%s\"", image->path);
+		return ret;
+	}
+	image->qcow2->meta.data = *store;
+	image->qcow2->data_filename = name;
+	return 0;
+}
+
+/* ---- backing chain ---- */
+
+static bool wants_backing(const struct qcow2_image *image)
+{
+	return image->qcow2 && image->qcow2->meta.header.backing_name &&
+	       !(image->flags & (QCOW2_OPEN_INFO | QCOW2_OPEN_NO_BACKING));
+}
+
+static int resolve_backing(struct qcow2_image *image, struct qcow2_error *err)
+{
+	return image_resolve_name(image->placeless ? NULL : image->path,
+				  image->qcow2->meta.header.backing_name, &image->backing_path,
+				  err);
+}
+
+/* Is that file open already, in a layer from top down to last? */
+static bool is_in_chain(const struct qcow2_image *top, const struct storage_file_stat *file)
+{
+	struct storage_file_stat st;
+
+	for (const struct qcow2_image *i = top; i; i = i->backing) {
+		if (storage_file_stat(i->store, &st, NULL) == 0 && st.dev == file->dev &&
+		    st.ino == file->ino)
+			return true;
+	}
+	return false;
+}
+
+static int check_reference(const struct qcow2_image *above, const struct qcow2_policy *policy,
+			   unsigned depth, struct qcow2_error *err)
+{
+	const struct format_header *h = &above->qcow2->meta.header;
+	unsigned limit = policy->max_depth ? policy->max_depth : QCOW2_DEPTH_DEFAULT;
+
+	if (!(policy->follow & QCOW2_FOLLOW_BACKING))
+		return error_set(err, -EPERM,
+				 "\"%s\" has the backing file \"%s\", which the policy "
+				 "doesn't allow to open",
+				 above->path, h->backing_name);
+	if (!h->ext.backing_format && !(policy->follow & QCOW2_FOLLOW_PROBE))
+		return error_set(err, -EINVAL,
+				 "\"%s\" doesn't record the format of its backing "
+				 "file \"%s\", and guessing it isn't allowed",
+				 above->path, h->backing_name);
+	if (depth > limit)
+		return error_set(err, -ELOOP,
+				 "the chain of backing files is deeper than the limit "
+				 "of %u, at \"%s\"",
+				 limit, above->path);
+	return 0;
+}
+
+static int open_backing(const struct qcow2_image *top, struct qcow2_image *above,
+			const struct qcow2_policy *policy, unsigned depth,
+			const struct qcow2_open_options *options, struct qcow2_error *err)
+{
+	struct qcow2_open_options below = *options;
+	struct qcow2_storage store = {0};
+	struct storage_file_stat st;
+	int ret;
+
+	below.flags &= ~QCOW2_OPEN_WRITE;
+	ret = check_reference(above, policy, depth, err);
+	if (ret == 0 && !above->backing_path) /* it couldn't be resolved; once more, to say why */
+		ret = resolve_backing(above, err);
+	if (ret == 0)
+		ret = image_check_dirs(policy, above->backing_path, err);
+	if (ret == 0)
+		ret = storage_file_open(&store, above->backing_path,
+					image_storage_flags(below.flags), err);
+	if (ret == 0)
+		ret = storage_file_stat(store, &st, err);
+	if (ret == 0 && is_in_chain(top, &st))
+		ret = error_set(err, -ELOOP,
+				"\"%s\" is in the chain already: the backing files "
+				"form a circle",
+				above->backing_path);
+	if (ret < 0) {
+		storage_close(&store);
+		return ret;
+	}
+	return image_open_layer(&above->backing, store, above->backing_path,
+				above->qcow2->meta.header.ext.backing_format, true, &below, err);
+}
+
+/* The array of disks that all layers share. */
+static int link_layers(struct qcow2_image *top, unsigned count, struct qcow2_error *err)
+{
+	unsigned n = 0;
+
+	top->disks = mem_alloc(count, sizeof(*top->disks));
+	if (!top->disks)
+		return error_errno(err, -ENOMEM, "can't open \"%s\"", top->path);
+	for (struct qcow2_image *i = top; i; i = i->backing, n++) {
+		top->disks[n] = i->disk;
+		i->layers.disks = top->disks + n;
+		i->layers.count = count - n;
+	}
+	return 0;
+}
+
+static int open_below(struct qcow2_image *top, const struct qcow2_open_options *options,
+		      const struct qcow2_policy *policy, struct qcow2_error *err)
+{
+	struct qcow2_image *last = top;
+	unsigned count = 1;
+	int ret = 0;
+
+	for (;; last = last->backing, count++) {
+		/* for info; a name that may not be followed matters only to who follows it */
+		if (last->qcow2 && last->qcow2->meta.header.backing_name)
+			resolve_backing(last, NULL);
+		if (last->qcow2 && last->qcow2->meta.geometry.data_file &&
+		    !(last->flags & QCOW2_OPEN_INFO))
+			ret = open_data_file(last, policy, err);
+		if (ret < 0)
+			return ret;
+		if (!wants_backing(last))
+			return link_layers(top, count, err);
+		ret = open_backing(top, last, policy, count, options, err);
+		if (ret < 0) {
+			error_prefix(err, "backing file of \"%s\"", last->path);
+			return ret;
+		}
+	}
+}
+
+static int check_flags(unsigned flags, struct qcow2_error *err)
+{
+	if (flags & ~OPEN_FLAGS_KNOWN)
+		return error_set(err, -EINVAL, "unknown open flags 0x%x",
+				 flags & ~OPEN_FLAGS_KNOWN);
+	if ((flags & QCOW2_OPEN_WRITE) && (flags & (QCOW2_OPEN_FORCE_SHARE | QCOW2_OPEN_INFO)))
+		return error_set(err, -EINVAL,
+				 "an image can't be opened for writing and shared "
+				 "with other writers, or opened for information only, at once");
+	return 0;
+}
+
+static int open_image(struct qcow2_image **image, struct qcow2_storage store, const char *path,
+		      const struct qcow2_open_options *options, struct qcow2_error *err)
+{
+	struct qcow2_policy policy = {.struct_size = sizeof(policy)};
+	int ret;
+
+	ret = OPTIONS_TAKE(&policy, options->policy, "policy", err);
+	if (ret < 0) {
+		storage_close(&store);
+		return ret;
+	}
+	ret = image_open_layer(image, store, path ? path : "(unnamed)", options->format, false,
+			       options, err);
+	if (ret < 0)
+		return ret;
+	(*image)->placeless = !path;
+	ret = open_below(*image, options, &policy, err);
+	if (ret < 0) {
+		qcow2_close(*image);
+		*image = NULL;
+	}
+	return ret;
+}
+
+int qcow2_open(struct qcow2_image **image, const char *path,
+	       const struct qcow2_open_options *options, struct qcow2_error *err)
+{
+	struct qcow2_open_options o = QCOW2_OPEN_OPTIONS_INIT;
+	struct qcow2_storage store;
+	int ret;
+
+	*image = NULL;
+	ret = OPTIONS_TAKE(&o, options, "open options", err);
+	if (ret == 0)
+		ret = check_flags(o.flags, err);
+	if (ret == 0)
+		ret = storage_file_open(&store, path, image_storage_flags(o.flags), err);
+	return ret < 0 ? ret : open_image(image, store, path, &o, err);
+}
+
+int qcow2_open_storage(struct qcow2_image **image, struct qcow2_storage storage, const char *name,
+		       const struct qcow2_open_options *options, struct qcow2_error *err)
+{
+	struct qcow2_open_options o = QCOW2_OPEN_OPTIONS_INIT;
+	int ret;
+
+	*image = NULL;
+	ret = OPTIONS_TAKE(&o, options, "open options", err);
+	if (ret == 0)
+		ret = check_flags(o.flags, err);
+	if (ret < 0) {
+		storage_close(&storage);
+		return ret;
+	}
+	return open_image(image, storage, name, &o, err);
+}
+
+void qcow2_close(struct qcow2_image *image)
+{
+	struct disk **disks = image ? image->disks : NULL;
+
+	while (image) {
+		struct qcow2_image *below = image->backing;
+
+		image_free_layer(image);
+		image = below;
+	}
+	mem_free(disks);
+}
+
+/* ---- what can be done with it ---- */
+
+uint64_t qcow2_size(const struct qcow2_image *image)
+{
+	return image->disk->size_bytes;
+}
+
+struct qcow2_image *qcow2_backing(struct qcow2_image *image)
+{
+	return image->backing;
+}
+
+static int check_range(const struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
+		       struct qcow2_error *err)
+{
+	uint64_t size = image->disk->size_bytes;
+
+	if (image->flags & QCOW2_OPEN_INFO)
+		return error_set(err, -EINVAL, "\"%s\" is open for information only", image->path);
+	if (guest_off > size || len_bytes > size - guest_off)
+		return error_set_at(err, -EINVAL, guest_off, QCOW2_NO_OFFSET,
+				    "the range of %" PRIu64 " bytes at 0x%" PRIx64
+				    " passes the end of the disk, which has %" PRIu64 " bytes",
+				    len_bytes, guest_off, size);
+	return 0;
+}
+
+int qcow2_preadv(struct qcow2_image *image, const struct iovec *iov, int iovcnt, uint64_t guest_off,
+		 struct qcow2_error *err)
+{
+	uint64_t len;
+	int ret;
+
+	if (!iov_total(iov, iovcnt, &len))
+		return error_set(err, -EINVAL, "malformed I/O vector");
+	ret = check_range(image, guest_off, len, err);
+	if (ret == 0)
+		ret = data_read(&image->layers, iov, iovcnt, guest_off, len, err);
+	if (ret < 0)
+		error_prefix(err, "reading \"%s\"", image->path);
+	return ret;
+}
+
+int qcow2_pread(struct qcow2_image *image, void *buf, size_t len, uint64_t guest_off,
+		struct qcow2_error *err)
+{
+	struct iovec iov = {.iov_base = buf, .iov_len = len};
+
+	return qcow2_preadv(image, &iov, 1, guest_off, err);
+}
+
+static unsigned extent_flags(const struct data_run *r)
+{
+	unsigned flags = 0;
+
+	if (r->run.has_host_off)
+		flags |= QCOW2_EXTENT_HOST_OFF;
+	switch (r->run.kind) {
+	case DISK_RUN_DATA:
+		return flags | QCOW2_EXTENT_PRESENT | QCOW2_EXTENT_DATA;
+	case DISK_RUN_COMPRESSED:
+		return flags | QCOW2_EXTENT_PRESENT | QCOW2_EXTENT_DATA | QCOW2_EXTENT_COMPRESSED;
+	case DISK_RUN_ZERO:
+		return flags | QCOW2_EXTENT_ZERO | (r->past_end ? 0 : QCOW2_EXTENT_PRESENT);
+	case DISK_RUN_ABSENT:
+		break;
+	}
+	return flags | QCOW2_EXTENT_ZERO;
+}
+
+int qcow2_map(struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
+	      struct qcow2_extent *extent, struct qcow2_error *err)
+{
+	struct data_run r;
+	int ret;
+
+	if (len_bytes == 0)
+		return error_set(err, -EINVAL, "mapping no bytes");
+	ret = check_range(image, guest_off, 1, err);
+	if (ret == 0)
+		ret = data_map(&image->layers, guest_off,
+			       min_u64(len_bytes, image->disk->size_bytes - guest_off), &r, err);
+	if (ret < 0) {
+		error_prefix(err, "mapping \"%s\"", image->path);
+		return ret;
+	}
+	*extent = (struct qcow2_extent){
+		.guest_off = guest_off,
+		.len_bytes = r.run.len_bytes,
+		.host_off = r.run.host_off,
+		.flags = extent_flags(&r),
+		.depth = r.depth,
+		.filename = r.run.has_host_off ? r.run.filename : NULL,
+	};
+	return 0;
+}
