@@ -265,6 +265,7 @@ static const struct qcow2_storage_ops file_ops = {
 	.truncate = file_truncate,
 	.allocate = file_allocate,
 	.extent = file_extent,
+	.lock = file_lock,
 };
 
 static int check_kind(const char *path, mode_t mode, struct qcow2_error *err)

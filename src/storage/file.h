@@ -13,6 +13,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/types.h>
 
 #include "storage/storage.h"
 
@@ -95,5 +96,17 @@ int file_extent(void *self, uint64_t off, uint64_t len, struct qcow2_storage_ext
 		struct qcow2_error *err);
 /* To be called after whatever may have made a hole. */
 void file_forget_data(struct file *f);
+
+/* filelock.c */
+int file_lock(void *self, unsigned use, unsigned forbid, struct qcow2_error *err);
+
+/* fileholder.c */
+struct file_holder {
+	pid_t pid;
+	char name[32]; /* of the program, printable */
+};
+
+/* Who else holds a lock on that byte; pid is known already if positive. false: can't tell. */
+bool file_find_holder(const struct file *f, uint64_t byte, pid_t pid, struct file_holder *who);
 
 #endif
