@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: MIT */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/num.h"
+#include "base/work.h"
+#include "meta/cache.h"
+
+#define SLICE 4096
+
+/* A store whose every word says its own offset, and that can be told to fail. */
+struct pattern {
+	_Atomic unsigned reads;
+	_Atomic bool fail;
+};
+
+static int pattern_readv(void *self, const struct iovec *iov, int iovcnt, uint64_t off,
+			 struct qcow2_error *err)
+{
+	struct pattern *p = self;
+
+	p->reads++;
+	if (p->fail)
+		return error_set(err, -EIO, "told to fail");
+	for (int i = 0; i < iovcnt; i++) {
+		for (size_t n = 0; n < iov[i].iov_len; n += 8, off += 8)
+			store_be64((uint8_t *)iov[i].iov_base + n, off);
+	}
+	return 0;
+}
+
+static const struct qcow2_storage_ops pattern_ops = {.kind = "pattern", .preadv = pattern_readv};
+
+static struct meta_cache *cache_on(struct pattern *p, uint64_t limit)
+{
+	struct qcow2_storage st = {&pattern_ops, p};
+	struct meta_cache *c;
+
+	assert_int_equal(meta_cache_new(&c, st, SLICE, limit, NULL), 0);
+	return c;
+}
+
+static void expect_slice(struct meta_cache *c, uint64_t off)
+{
+	struct meta_slice s;
+
+	assert_int_equal(meta_cache_get(c, off, &s, NULL), 0);
+	assert_true(load_be64(s.bytes) == off);
+	assert_true(load_be64(s.bytes + SLICE - 8) == off + SLICE - 8);
+	meta_cache_put(c, &s);
+}
+
+static void what_fits_is_read_once(void **state)
+{
+	struct pattern p = {0};
+	struct meta_cache *c = cache_on(&p, 1024 * SLICE);
+
+	(void)state;
+	for (int round = 0; round < 3; round++) {
+		for (uint64_t i = 1; i <= 100; i++)
+			expect_slice(c, i * SLICE);
+	}
+	assert_int_equal(p.reads, 100);
+	assert_int_equal(meta_cache_misses(c), 100);
+	meta_cache_free(c);
+}
+
+static void a_tiny_limit_costs_reads_but_never_fails(void **state)
+{
+	struct pattern p = {0};
+	struct meta_cache *c = cache_on(&p, 0);
+	struct meta_slice held[20];
+
+	(void)state;
+	/* more slices held at once than the cache has room for */
+	for (uint64_t i = 0; i < 20; i++)
+		assert_int_equal(meta_cache_get(c, (i + 1) * SLICE, &held[i], NULL), 0);
+	for (uint64_t i = 0; i < 20; i++) {
+		assert_true(load_be64(held[i].bytes) == (i + 1) * SLICE);
+		meta_cache_put(c, &held[i]);
+	}
+	meta_cache_free(c);
+}
+
+static void a_failed_read_isnt_remembered(void **state)
+{
+	struct pattern p = {0};
+	struct meta_cache *c = cache_on(&p, 8 * SLICE);
+	struct qcow2_error err;
+	struct meta_slice s;
+
+	(void)state;
+	p.fail = true;
+	assert_int_equal(meta_cache_get(c, SLICE, &s, &err), -EIO);
+	assert_string_equal(err.message, "told to fail");
+	p.fail = false;
+	expect_slice(c, SLICE);
+	assert_int_equal(p.reads, 2);
+	meta_cache_free(c);
+}
+
+struct hammer {
+	struct meta_cache *cache;
+	_Atomic unsigned wrong;
+};
+
+static void hammer_one(void *opaque, unsigned id)
+{
+	struct hammer *h = opaque;
+	uint64_t x = id * 7919 + 1;
+	struct meta_slice s;
+	uint64_t off;
+
+	for (int i = 0; i < 20000; i++) {
+		x = x * 6364136223846793005ull + 1442695040888963407ull;
+		off = ((x >> 33) % 64 + 1) * SLICE;
+		if (meta_cache_get(h->cache, off, &s, NULL) != 0 || load_be64(s.bytes) != off ||
+		    load_be64(s.bytes + SLICE - 8) != off + SLICE - 8)
+			h->wrong++;
+		meta_cache_put(h->cache, &s);
+	}
+}
+
+static void threads_see_only_the_slice_they_asked_for(void **state)
+{
+	struct pattern p = {0};
+	struct hammer h = {.cache = cache_on(&p, 16 * SLICE)};
+
+	(void)state;
+	work_team(8, hammer_one, &h);
+	assert_int_equal(h.wrong, 0);
+	meta_cache_free(h.cache);
+}
+
+static void threads_that_miss_together_read_once(void **state)
+{
+	struct pattern p = {0};
+	struct hammer h = {.cache = cache_on(&p, 4096 * SLICE)};
+
+	(void)state;
+	work_team(8, hammer_one, &h);
+	assert_int_equal(h.wrong, 0);
+	assert_int_equal(p.reads, 64);
+	meta_cache_free(h.cache);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_fits_is_read_once),
+		cmocka_unit_test(a_tiny_limit_costs_reads_but_never_fails),
+		cmocka_unit_test(a_failed_read_isnt_remembered),
+		cmocka_unit_test(threads_see_only_the_slice_they_asked_for),
+		cmocka_unit_test(threads_that_miss_together_read_once),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
