@@ -51,7 +51,7 @@ class Run:
     def limit(self, seconds):
         if self.mode == "long":
             return 20 * seconds
-        return max(5, min(seconds, BUDGET - (time.monotonic() - self.start)))
+        return min(seconds, max(5, BUDGET - (time.monotonic() - self.start)))
 
     def command(self, name, seconds, argv, env=None, shown=60):
         """Runs argv with its output in a log. 0, its exit code, or None when it took too long."""
