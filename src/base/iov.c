@@ -65,6 +65,32 @@ void iov_put(struct iov_cursor *c, const void *src, size_t len)
 	}
 }
 
+void iov_get(struct iov_cursor *c, void *dst, size_t len)
+{
+	uint8_t *to = dst;
+
+	while (len > 0) {
+		struct iovec piece = next_piece(c, len);
+
+		if (piece.iov_len == 0)
+			return;
+		memcpy(to, piece.iov_base, piece.iov_len);
+		to += piece.iov_len;
+		len -= piece.iov_len;
+	}
+}
+
+void iov_skip(struct iov_cursor *c, size_t len)
+{
+	while (len > 0) {
+		struct iovec piece = next_piece(c, len);
+
+		if (piece.iov_len == 0)
+			return;
+		len -= piece.iov_len;
+	}
+}
+
 int iov_cut(struct iov_cursor *c, size_t len, struct iovec *pieces, int max, size_t *taken)
 {
 	int n = 0;

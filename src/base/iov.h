@@ -29,6 +29,12 @@ void iov_fill(struct iov_cursor *c, int value, size_t len);
 /* Copies len bytes from src into the vector and moves past them. */
 void iov_put(struct iov_cursor *c, const void *src, size_t len);
 
+/* Copies the next len bytes, which the vector has, to dst and moves past them. */
+void iov_get(struct iov_cursor *c, void *dst, size_t len);
+
+/* Moves past len bytes, which the vector has. */
+void iov_skip(struct iov_cursor *c, size_t len);
+
 /*
  * Cuts at most max pieces with together at most len bytes, moving past them; gives the number of
  * pieces and in *taken their bytes.

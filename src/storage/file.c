@@ -21,8 +21,8 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/iov.h"
 #include "base/num.h"
-#include "storage/vec.h"
 
 #define PIECES 128
 
@@ -75,21 +75,24 @@ static int size_op(void *self, uint64_t *size, struct qcow2_error *err)
 	return code == 0 ? 0 : error_errno(err, code, "can't get the size of \"%s\"", f->path);
 }
 
-int file_move(const struct file *f, bool write, const struct iovec *iov, int iovcnt, uint64_t total,
-	      uint64_t off, uint64_t *done)
+/*
+ * Moves what is left of the vector until done bytes of it are total; short of that only where a
+ * read met the end of the file. The cursor stays behind what was moved.
+ */
+static int move(const struct file *f, bool write, struct iov_cursor *c, uint64_t total,
+		uint64_t off, uint64_t *done)
 {
 	struct iovec pieces[PIECES];
-	const struct iovec *v = iov;
-	int n = iovcnt;
 
-	*done = 0;
 	while (*done < total) {
-		uint64_t described;
+		struct iov_cursor ahead = *c;
+		const struct iovec *v = c->iov;
+		int n = c->iovcnt;
+		size_t taken;
 		ssize_t r;
 
-		if (*done != 0 || iovcnt > IOV_MAX) {
-			n = vec_slice(iov, iovcnt, *done, total - *done, pieces, PIECES,
-				      &described);
+		if (c->skip != 0 || n > IOV_MAX) {
+			n = iov_cut(&ahead, (size_t)(total - *done), pieces, PIECES, &taken);
 			v = pieces;
 		}
 		r = write ? pwritev(f->fd, v, n, (off_t)(off + *done))
@@ -98,35 +101,55 @@ int file_move(const struct file *f, bool write, const struct iovec *iov, int iov
 			return -errno;
 		if (r == 0)
 			return write ? -EIO : 0;
-		if (r > 0)
+		if (r > 0) {
 			*done += (uint64_t)r;
-		/* with O_DIRECT only the end of the file is off the grid, and can't be read again
-		 */
+			iov_skip(c, (size_t)r);
+		}
+		/* with O_DIRECT only the end of a file is off the grid, and can't be read again */
 		if (!write && *done % f->align != 0 && (f->flags & STORAGE_FILE_DIRECT))
 			return 0;
 	}
 	return 0;
 }
 
+int file_read(const struct file *f, const struct iovec *iov, int iovcnt, uint64_t total,
+	      uint64_t off)
+{
+	struct iov_cursor c;
+	uint64_t done = 0;
+	int code;
+
+	iov_cursor_init(&c, iov, iovcnt);
+	code = move(f, false, &c, total, off, &done);
+	if (code == 0)
+		iov_fill(&c, 0, (size_t)(total - done));
+	return code;
+}
+
+int file_write(const struct file *f, const struct iovec *iov, int iovcnt, uint64_t total,
+	       uint64_t off)
+{
+	struct iov_cursor c;
+	uint64_t done = 0;
+
+	iov_cursor_init(&c, iov, iovcnt);
+	return move(f, true, &c, total, off, &done);
+}
+
 static int file_preadv(void *self, const struct iovec *iov, int iovcnt, uint64_t off,
 		       struct qcow2_error *err)
 {
 	struct file *f = self;
-	uint64_t total, done;
+	uint64_t total;
 	int code;
 
-	if (!vec_total(iov, iovcnt, &total))
+	if (!iov_total(iov, iovcnt, &total))
 		return error_set(err, -EINVAL, "can't read \"%s\": bad vector", f->path);
 	code = check_range(f, "read", off, total, err);
 	if (code != 0)
 		return code;
-	if (f->flags & STORAGE_FILE_DIRECT) {
-		code = file_direct_preadv(f, iov, iovcnt, total, off);
-	} else {
-		code = file_move(f, false, iov, iovcnt, total, off, &done);
-		if (code == 0 && done < total)
-			vec_clear(iov, iovcnt, done, total - done);
-	}
+	code = f->flags & STORAGE_FILE_DIRECT ? file_direct_preadv(f, iov, iovcnt, total, off)
+					      : file_read(f, iov, iovcnt, total, off);
 	return code == 0 ? 0 : file_error(f, err, code, "read", off, total);
 }
 
@@ -142,16 +165,16 @@ int file_pwritev(void *self, const struct iovec *iov, int iovcnt, uint64_t off,
 		 struct qcow2_error *err)
 {
 	struct file *f = self;
-	uint64_t total, done;
+	uint64_t total;
 	int code;
 
-	if (!vec_total(iov, iovcnt, &total))
+	if (!iov_total(iov, iovcnt, &total))
 		return error_set(err, -EINVAL, "can't write \"%s\": bad vector", f->path);
 	code = file_check_change(f, "write", off, total, err);
 	if (code != 0)
 		return code;
 	code = f->flags & STORAGE_FILE_DIRECT ? file_direct_pwritev(f, iov, iovcnt, total, off)
-					      : file_move(f, true, iov, iovcnt, total, off, &done);
+					      : file_write(f, iov, iovcnt, total, off);
 	if (code == 0)
 		return 0;
 	/* a write that syncs takes the kernel's memory of the fault with it */

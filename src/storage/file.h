@@ -67,11 +67,13 @@ int file_check_change(const struct file *f, const char *what, uint64_t off, uint
 		      struct qcow2_error *err);
 int file_size(const struct file *f, uint64_t *size);
 /*
- * Moves the vector at off, as far as the file goes: *done is less than total only if a read met
- * the end. No error record; aligned as the file wants it.
+ * Reads or writes the whole vector, of total bytes; zeros where a file has ended. No error
+ * record, nothing checked; aligned as the file wants it.
  */
-int file_move(const struct file *f, bool write, const struct iovec *iov, int iovcnt, uint64_t total,
-	      uint64_t off, uint64_t *done);
+int file_read(const struct file *f, const struct iovec *iov, int iovcnt, uint64_t total,
+	      uint64_t off);
+int file_write(const struct file *f, const struct iovec *iov, int iovcnt, uint64_t total,
+	       uint64_t off);
 /* The store's operations, for use by other operations. */
 int file_pwritev(void *self, const struct iovec *iov, int iovcnt, uint64_t off,
 		 struct qcow2_error *err);

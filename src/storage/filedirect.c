@@ -15,8 +15,8 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/iov.h"
 #include "base/num.h"
-#include "storage/vec.h"
 
 #define ALIGN_DEFAULT 4096
 #define ALIGN_MAX (1u << 20)
@@ -99,12 +99,8 @@ static bool is_aligned_request(const struct file *f, const struct iovec *iov, in
 static int read_blocks(const struct file *f, void *buf, uint64_t len, uint64_t off)
 {
 	struct iovec iov = {.iov_base = buf, .iov_len = (size_t)len};
-	uint64_t done;
-	int code = file_move(f, false, &iov, 1, len, off, &done);
 
-	if (code == 0 && done < len)
-		vec_clear(&iov, 1, done, len - done);
-	return code;
+	return file_read(f, &iov, 1, len, off);
 }
 
 /* A buffer for the blocks from start to end, or as much of it as makes sense. */
@@ -122,14 +118,12 @@ int file_direct_preadv(struct file *f, const struct iovec *iov, int iovcnt, uint
 	uint64_t start = align_down(off, f->align), end = align_up(off + total, f->align);
 	cleanup_free uint8_t *buf = NULL;
 	uint64_t done = 0, chunk;
+	struct iov_cursor c;
 	int code;
 
-	if (is_aligned_request(f, iov, iovcnt, off)) {
-		code = file_move(f, false, iov, iovcnt, total, off, &done);
-		if (code == 0 && done < total)
-			vec_clear(iov, iovcnt, done, total - done);
-		return code;
-	}
+	if (is_aligned_request(f, iov, iovcnt, off))
+		return file_read(f, iov, iovcnt, total, off);
+	iov_cursor_init(&c, iov, iovcnt);
 	code = get_bounce(f, start, end, &buf, &chunk);
 	while (code == 0 && done < total) {
 		uint64_t at = align_down(off + done, f->align), skip = off + done - at;
@@ -139,22 +133,18 @@ int file_direct_preadv(struct file *f, const struct iovec *iov, int iovcnt, uint
 		if (code != 0)
 			break;
 		n = min_u64(n - skip, total - done);
-		vec_from_buf(iov, iovcnt, done, buf + skip, n);
+		iov_put(&c, buf + skip, (size_t)n);
 		done += n;
 	}
 	return code;
 }
 
-/*
- * Writes bytes [lo, hi) of the file, which are position skip of the vector, by whole blocks
- * through buf.
- */
-static int merge(const struct file *f, uint8_t *buf, const struct iovec *iov, int iovcnt,
-		 uint64_t skip, uint64_t lo, uint64_t hi)
+/* Writes bytes [lo, hi) of the file, next in the vector, by whole blocks through buf. */
+static int merge(const struct file *f, uint8_t *buf, struct iov_cursor *c, uint64_t lo, uint64_t hi)
 {
 	uint64_t start = align_down(lo, f->align), end = align_up(hi, f->align);
 	struct iovec blocks = {.iov_base = buf, .iov_len = (size_t)(end - start)};
-	uint64_t last = end - f->align, done;
+	uint64_t last = end - f->align;
 	int code = 0;
 
 	if (lo != start)
@@ -163,8 +153,8 @@ static int merge(const struct file *f, uint8_t *buf, const struct iovec *iov, in
 		code = read_blocks(f, buf + (last - start), f->align, last);
 	if (code != 0)
 		return code;
-	vec_to_buf(iov, iovcnt, skip, buf + (lo - start), hi - lo);
-	return file_move(f, true, &blocks, 1, end - start, start, &done);
+	iov_get(c, buf + (lo - start), (size_t)(hi - lo));
+	return file_write(f, &blocks, 1, end - start, start);
 }
 
 /*
@@ -211,15 +201,17 @@ int file_direct_pwritev(struct file *f, const struct iovec *iov, int iovcnt, uin
 	cleanup_free uint8_t *buf = NULL;
 	uint64_t done = 0, chunk, size;
 	struct file_range range;
+	struct iov_cursor c;
 	bool cut;
 	int code, cut_code;
 
 	if (is_aligned_request(f, iov, iovcnt, off)) {
 		file_enter(f, &range, start, end, false);
-		code = file_move(f, true, iov, iovcnt, total, off, &done);
+		code = file_write(f, iov, iovcnt, total, off);
 		file_leave(f, &range);
 		return code;
 	}
+	iov_cursor_init(&c, iov, iovcnt);
 	code = get_bounce(f, start, end, &buf, &chunk);
 	if (code == 0)
 		code = enter_merge(f, &range, start, end, &size, &cut);
@@ -229,7 +221,7 @@ int file_direct_pwritev(struct file *f, const struct iovec *iov, int iovcnt, uin
 		uint64_t lo = off + done;
 		uint64_t hi = min_u64(off + total, align_down(lo, f->align) + chunk);
 
-		code = merge(f, buf, iov, iovcnt, done, lo, hi);
+		code = merge(f, buf, &c, lo, hi);
 		if (code == 0)
 			done += hi - lo;
 	}

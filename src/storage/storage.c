@@ -8,7 +8,7 @@
 
 #include <errno.h>
 
-#include "storage/vec.h"
+#include "base/iov.h"
 #include "base/num.h"
 
 #define ZEROS_BYTES 4096
@@ -57,8 +57,8 @@ int storage_readv(struct qcow2_storage st, const struct iovec *iov, int iovcnt, 
 
 	if (!st.ops->preadv)
 		return unsupported(st, "be read", err);
-	if (!vec_total(iov, iovcnt, &total))
-		return error_set(err, -EINVAL, "can't read: the buffers pass 2^64 bytes");
+	if (!iov_total(iov, iovcnt, &total))
+		return error_set(err, -EINVAL, "can't read: bad or oversized vector");
 	code = check_range(st, "read", host_off, total, err);
 	if (code != 0 || total == 0)
 		return code;
@@ -73,8 +73,8 @@ int storage_writev(struct qcow2_storage st, const struct iovec *iov, int iovcnt,
 
 	if (!st.ops->pwritev)
 		return unsupported(st, "be written", err);
-	if (!vec_total(iov, iovcnt, &total))
-		return error_set(err, -EINVAL, "can't write: the buffers pass 2^64 bytes");
+	if (!iov_total(iov, iovcnt, &total))
+		return error_set(err, -EINVAL, "can't write: bad or oversized vector");
 	code = check_range(st, "write", host_off, total, err);
 	if (code != 0 || total == 0)
 		return code;

@@ -100,12 +100,15 @@ enum storage_op {
 
 struct storage_record_entry {
 	enum storage_op op;
-	uint64_t host_off;
-	uint64_t len_bytes;
+	uint64_t host_off;    /* of TRUNCATE: the new size */
+	uint64_t len_bytes;   /* 0 for FLUSH and TRUNCATE */
 	const uint8_t *bytes; /* of a write, if the recorder keeps them; owned by the recorder */
 };
 
-/* Counts and logs every operation on lower. keep_bytes also keeps what was written. */
+/*
+ * Counts and logs every operation on lower that succeeds. keep_bytes also keeps what was written.
+ * A flush stands in the log where it began, so that it vouches only for what stands before it.
+ */
 int storage_record_new(struct qcow2_storage *st, struct qcow2_storage lower, bool keep_bytes,
 		       struct qcow2_error *err);
 uint64_t storage_record_count(struct qcow2_storage st, enum storage_op op);
@@ -120,12 +123,12 @@ struct storage_fault_rule {
 	uint64_t nth;	      /* the first operation of that kind that is hit, from 0 */
 	uint64_t times;	      /* how many in a row; UINT64_MAX: for ever */
 	int code;	      /* negative errno to fail with; 0: don't fail */
-	bool drop;	      /* report success without doing it */
+	bool drop;	      /* report success without doing it; reads give zeros */
 	uint64_t short_bytes; /* for writes, with code: first do this much of it */
 	unsigned delay_us;
 };
 
-/* Does to operations on lower what up to 16 rules say. */
+/* Does to operations on lower what up to 16 rules say; the first that fits an operation counts. */
 int storage_fault_new(struct qcow2_storage *st, struct qcow2_storage lower,
 		      struct qcow2_error *err);
 int storage_fault_add(struct qcow2_storage st, const struct storage_fault_rule *rule);
