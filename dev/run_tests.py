@@ -25,11 +25,13 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "build-test"
 ASAN = ROOT / "build-asan"
 CLANG = ROOT / "build-clang"
+TSAN = ROOT / "build-tsan"
 BUDGET = 14 * 60
 JOBS = os.cpu_count() or 1
 TOOLS = ["meson", "ninja", "gcc", "g++", "clang", "clang-format", "qemu-img", "qemu-io",
          "qemu-nbd", "7z", "zstd", "mkfs.ext4", "e2fsck", "nm", "pkg-config", "shellcheck"]
-SANITIZED = ["-Dwerror=true", "-Db_sanitize=address,undefined", "-Dbuildtype=debugoptimized"]
+OPTIONS = ["-Dwerror=true", "-Dbuildtype=debugoptimized"]
+SANITIZED = [*OPTIONS, "-Db_sanitize=address,undefined"]
 # The tree is kept in the form of this release of clang-format; others differ in small things.
 CLANG_FORMAT = 14
 
@@ -140,9 +142,9 @@ def end_group(process):
         time.sleep(0.2)
 
 
-def build(run, compiler, folder, options):
+def build(run, name, compiler, folder, options):
     """A build folder with these options, whatever it was before."""
-    name = f"build with {compiler}"
+    name = f"build: {name}"
     env = {"CC": compiler}
     if (folder / "build.ninja").exists():
         quiet = subprocess.run(["meson", "configure", str(folder), *options], env=run.env,
@@ -175,12 +177,11 @@ def check_scripts(run):
     run.step("shellcheck", 60, ["shellcheck", *map(str, scripts)])
 
 
-def meson_tests(run):
-    argv = ["meson", "test", "-C", str(ASAN), "--no-rebuild", "--print-errorlogs",
-            "--num-processes", str(JOBS)]
-    if run.mode == "long":
-        argv += ["--timeout-multiplier", "20"]
-    run.suite("unit tests", 240, argv, ASAN / "meson-logs/testlog.junit.xml")
+def meson_tests(run, name, folder, *options):
+    patience = "20" if run.mode == "long" else "2"
+    argv = ["meson", "test", "-C", str(folder), "--no-rebuild", "--print-errorlogs",
+            "--num-processes", str(JOBS), "--timeout-multiplier", patience, *options]
+    run.suite(name, 240, argv, folder / "meson-logs/testlog.junit.xml")
 
 
 def python_tests(run):
@@ -235,13 +236,16 @@ def main():
     shutil.rmtree(RESULTS, ignore_errors=True)
     RESULTS.mkdir()
 
-    if build(run, "gcc", ASAN, SANITIZED):
+    if build(run, "gcc, ASan, UBSan", "gcc", ASAN, SANITIZED):
         check_format(run)
         check_scripts(run)
-        meson_tests(run)
+        meson_tests(run, "unit tests", ASAN)
         python_tests(run)
     if run.mode != "quick":
-        if build(run, "clang", CLANG, [*SANITIZED, "-Db_lundef=false", "-Dfuzz=true"]):
+        if build(run, "gcc, TSan", "gcc", TSAN, [*OPTIONS, "-Db_sanitize=thread"]):
+            meson_tests(run, "unit tests under TSan", TSAN, "--suite", "unit")
+        if build(run, "clang, libFuzzer", "clang", CLANG,
+                 [*SANITIZED, "-Db_lundef=false", "-Dfuzz=true"]):
             fuzz(run)
     return run.finish()
 
