@@ -30,7 +30,7 @@ struct node {
 };
 
 struct mem {
-	pthread_rwlock_t lock; /* guards all below */
+	pthread_rwlock_t lock; /* guards all below; no page begins at or after the end */
 	uint64_t size_bytes;
 	struct node top;
 };
@@ -297,8 +297,11 @@ static int mem_truncate(void *self, uint64_t size_bytes, struct qcow2_error *err
 
 	(void)err;
 	pthread_rwlock_wrlock(&m->lock);
-	if (size_bytes < m->size_bytes)
+	if (size_bytes < m->size_bytes) {
+		/* whole pages, also the one that the old end was in */
 		punch(m, size_bytes, m->size_bytes);
+		drop_pages(m, div_ceil(size_bytes, PAGE_BYTES), UINT64_MAX);
+	}
 	m->size_bytes = size_bytes;
 	pthread_rwlock_unlock(&m->lock);
 	return 0;

@@ -82,7 +82,6 @@ static int end(struct record *r, struct pending *p, int code)
 	size_t at;
 
 	pthread_mutex_lock(&r->lock);
-	r->nreserved--;
 	/* what began before a reset is part of what was forgotten */
 	if (code == 0 && p->epoch == r->epoch) {
 		at = op == STORAGE_OP_FLUSH ? p->at : r->nentries;
@@ -93,6 +92,8 @@ static int end(struct record *r, struct pending *p, int code)
 		r->nentries++;
 		r->count[op]++;
 		r->bytes[op] += p->entry.len_bytes;
+	} else {
+		r->nreserved--;
 	}
 	pthread_mutex_unlock(&r->lock);
 	mem_free(p->bytes);
