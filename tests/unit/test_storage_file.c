@@ -17,52 +17,11 @@
 #include <unistd.h>
 
 #include "base/num.h"
-#include "storage/storage.h"
+#include "storage_tmp.h"
 
 #define MIB (1024 * 1024ull)
 
-struct fixture {
-	char dir[64];
-	char path[80];
-	struct qcow2_storage st;
-	struct qcow2_error err;
-};
-
-static int setup(void **state)
-{
-	struct fixture *f = calloc(1, sizeof(*f));
-	const char *tmp = getenv("TMPDIR");
-
-	if (!f)
-		return -1;
-	snprintf(f->dir, sizeof(f->dir), "%s/storage-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-	if (!mkdtemp(f->dir))
-		return -1;
-	snprintf(f->path, sizeof(f->path), "%s/disk", f->dir);
-	*state = f;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-
-	storage_close(&f->st);
-	unlink(f->path);
-	rmdir(f->dir);
-	free(f);
-	return 0;
-}
-
-static void make(struct fixture *f, unsigned flags)
-{
-	assert_int_equal(storage_file_open(&f->st, f->path,
-					   STORAGE_FILE_WRITE | STORAGE_FILE_CREATE | flags,
-					   &f->err),
-			 0);
-}
-
-static uint64_t size_of(struct fixture *f)
+static uint64_t size_of(struct tmp *f)
 {
 	uint64_t size = 0;
 
@@ -70,7 +29,7 @@ static uint64_t size_of(struct fixture *f)
 	return size;
 }
 
-static void check_bytes(struct fixture *f, uint64_t off, size_t len, uint8_t value)
+static void check_bytes(struct tmp *f, uint64_t off, size_t len, uint8_t value)
 {
 	uint8_t *buf = malloc(len);
 
@@ -82,7 +41,7 @@ static void check_bytes(struct fixture *f, uint64_t off, size_t len, uint8_t val
 	free(buf);
 }
 
-static void put_bytes(struct fixture *f, uint64_t off, size_t len, uint8_t value)
+static void put_bytes(struct tmp *f, uint64_t off, size_t len, uint8_t value)
 {
 	uint8_t *buf = malloc(len);
 
@@ -92,8 +51,7 @@ static void put_bytes(struct fixture *f, uint64_t off, size_t len, uint8_t value
 	free(buf);
 }
 
-static void check_extent(struct fixture *f, uint64_t off, uint64_t len, bool is_data,
-			 uint64_t expected)
+static void check_extent(struct tmp *f, uint64_t off, uint64_t len, bool is_data, uint64_t expected)
 {
 	struct qcow2_storage_extent e = {0};
 
@@ -102,7 +60,7 @@ static void check_extent(struct fixture *f, uint64_t off, uint64_t len, bool is_
 	assert_int_equal(e.len_bytes, expected);
 }
 
-static uint64_t disk_bytes(struct fixture *f)
+static uint64_t disk_bytes(struct tmp *f)
 {
 	struct storage_file_stat sb;
 
@@ -112,10 +70,10 @@ static uint64_t disk_bytes(struct fixture *f)
 
 static void reads_past_the_end_give_zeros(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 	uint8_t buf[100];
 
-	make(f, 0);
+	tmp_make(f, 0);
 	put_bytes(f, 0, 50, 7);
 	memset(buf, 0xff, sizeof(buf));
 	assert_int_equal(storage_read(f->st, buf, 100, 0, &f->err), 0);
@@ -129,11 +87,11 @@ static void reads_past_the_end_give_zeros(void **state)
 
 static void vectors_longer_than_the_system_takes(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 	static uint8_t out[5000], in[5000];
 	static struct iovec iov[5000];
 
-	make(f, 0);
+	tmp_make(f, 0);
 	for (int i = 0; i < 5000; i++) {
 		out[i] = (uint8_t)(i * 7 + i / 256);
 		/* every tenth is empty, the one before it has two bytes */
@@ -151,11 +109,11 @@ static void vectors_longer_than_the_system_takes(void **state)
 
 static void offsets_beyond_files_are_refused(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 	uint8_t buf[16] = {0};
 	uint64_t end = INT64_MAX;
 
-	make(f, 0);
+	tmp_make(f, 0);
 	assert_int_equal(storage_read(f->st, buf, 16, end - 15, &f->err), -EFBIG);
 	assert_int_equal(storage_write(f->st, buf, 16, end - 15, &f->err), -EFBIG);
 	assert_int_equal(f->err.host_off, end - 15);
@@ -171,10 +129,10 @@ static void offsets_beyond_files_are_refused(void **state)
 
 static void sparse_files_beyond_4_gib(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 	uint64_t far = (5ull << 30) + 4096;
 
-	make(f, 0);
+	tmp_make(f, 0);
 	put_bytes(f, far, 4096, 0x5a);
 	assert_int_equal(size_of(f), far + 4096);
 	check_bytes(f, far, 4096, 0x5a);
@@ -186,9 +144,9 @@ static void sparse_files_beyond_4_gib(void **state)
 
 static void holes_come_and_go(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 
-	make(f, 0);
+	tmp_make(f, 0);
 	put_bytes(f, 0, MIB, 1);
 	check_extent(f, 4096, MIB, true, MIB - 4096);
 	/* the second answer comes from memory, the third must not */
@@ -212,10 +170,10 @@ static void holes_come_and_go(void **state)
 
 static void zeros_within_blocks_leave_the_neighbours(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 	const unsigned flags[] = {0, QCOW2_STORAGE_MAY_UNMAP};
 
-	make(f, 0);
+	tmp_make(f, 0);
 	for (size_t i = 0; i < 2; i++) {
 		put_bytes(f, 0, 20000, 9);
 		assert_int_equal(storage_zero(f->st, 101, 12345, flags[i], &f->err), 0);
@@ -233,9 +191,9 @@ static void zeros_within_blocks_leave_the_neighbours(void **state)
 
 static void zeros_past_the_end_make_the_file_longer(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 
-	make(f, 0);
+	tmp_make(f, 0);
 	put_bytes(f, 0, 5000, 3);
 	assert_int_equal(storage_zero(f->st, 4000, 1ull << 40, QCOW2_STORAGE_MAY_UNMAP, &f->err),
 			 0);
@@ -253,9 +211,9 @@ static void zeros_past_the_end_make_the_file_longer(void **state)
 
 static void allocated_space_is_taken_and_reads_as_before(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 
-	make(f, 0);
+	tmp_make(f, 0);
 	put_bytes(f, 0, 100, 3);
 	assert_int_equal(storage_allocate(f->st, 0, MIB, &f->err), 0);
 	assert_int_equal(size_of(f), MIB);
@@ -264,8 +222,7 @@ static void allocated_space_is_taken_and_reads_as_before(void **state)
 	check_bytes(f, 100, 10000, 0);
 }
 
-static void refuse(struct fixture *f, const char *path, unsigned flags, int code,
-		   const char *reason)
+static void refuse(struct tmp *f, const char *path, unsigned flags, int code, const char *reason)
 {
 	char expected[200];
 
@@ -279,7 +236,7 @@ static void refuse(struct fixture *f, const char *path, unsigned flags, int code
 
 static void only_files_and_block_devices_are_opened(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 	const unsigned w = STORAGE_FILE_WRITE;
 
 	refuse(f, f->path, 0, -ENOENT, "No such file or directory");
@@ -292,27 +249,27 @@ static void only_files_and_block_devices_are_opened(void **state)
 		       "it is a pipe, not a file or block device");
 		unlink(f->path);
 	}
-	make(f, 0);
+	tmp_make(f, 0);
 	storage_close(&f->st);
 	refuse(f, f->path, w | STORAGE_FILE_CREATE | STORAGE_FILE_EXCL, -EEXIST, "File exists");
 }
 
 static void creating_keeps_what_is_there(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 
-	make(f, STORAGE_FILE_EXCL);
+	tmp_make(f, STORAGE_FILE_EXCL);
 	put_bytes(f, 0, 100, 3);
 	storage_close(&f->st);
-	make(f, 0);
+	tmp_make(f, 0);
 	check_bytes(f, 0, 100, 3);
 }
 
 static void a_store_for_reading_refuses_changes(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 
-	make(f, 0);
+	tmp_make(f, 0);
 	put_bytes(f, 0, 100, 3);
 	storage_close(&f->st);
 	assert_int_equal(storage_file_open(&f->st, f->path, 0, &f->err), 0);
@@ -326,32 +283,39 @@ static void a_store_for_reading_refuses_changes(void **state)
 	check_bytes(f, 0, 100, 3);
 }
 
-static void the_descriptor_is_not_inherited_and_blocks(void **state)
+/* The store's descriptor. */
+static int descriptor_of(struct tmp *f)
 {
-	struct fixture *f = *state;
 	struct stat sb, other;
-	bool found = false;
 
-	make(f, 0);
 	assert_int_equal(stat(f->path, &sb), 0);
 	for (int fd = 3; fd < 256; fd++) {
-		if (fstat(fd, &other) != 0 || other.st_ino != sb.st_ino ||
-		    other.st_dev != sb.st_dev)
-			continue;
-		found = true;
-		assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
-		assert_false(fcntl(fd, F_GETFL) & O_NONBLOCK);
+		if (fstat(fd, &other) == 0 && other.st_ino == sb.st_ino &&
+		    other.st_dev == sb.st_dev)
+			return fd;
 	}
-	assert_true(found);
+	fail_msg("no descriptor of %s", f->path);
+	return -1;
+}
+
+static void the_descriptor_is_not_inherited_and_blocks(void **state)
+{
+	struct tmp *f = *state;
+	int fd;
+
+	tmp_make(f, 0);
+	fd = descriptor_of(f);
+	assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+	assert_false(fcntl(fd, F_GETFL) & (O_NONBLOCK | O_DSYNC));
 }
 
 static void stat_tells_files_apart(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 	struct qcow2_storage other, mem = {.ops = &(struct qcow2_storage_ops){.kind = "none"}};
 	struct storage_file_stat a, b;
 
-	make(f, 0);
+	tmp_make(f, 0);
 	put_bytes(f, 0, 70000, 1);
 	assert_int_equal(storage_file_open(&other, f->path, 0, &f->err), 0);
 	assert_int_equal(storage_file_stat(f->st, &a, &f->err), 0);
@@ -365,14 +329,14 @@ static void stat_tells_files_apart(void **state)
 
 static void copies_in_the_kernel_are_whole_or_say_how_far(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 	struct qcow2_storage st2;
 	char path2[90];
 	uint64_t copied;
 	uint8_t buf[4096];
 	int code;
 
-	make(f, 0);
+	tmp_make(f, 0);
 	put_bytes(f, 0, 100000, 0x77);
 	snprintf(path2, sizeof(path2), "%s2", f->path);
 	assert_int_equal(
@@ -396,11 +360,11 @@ static void copies_in_the_kernel_are_whole_or_say_how_far(void **state)
 /* A limit on file sizes shortens a write first and refuses the rest after. */
 static void a_write_that_does_not_fit_fails(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 	struct rlimit old, limit;
 	static uint8_t buf[8192];
 
-	make(f, 0);
+	tmp_make(f, 0);
 	assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
 	limit = old;
 	limit.rlim_cur = 5000;
@@ -412,7 +376,7 @@ static void a_write_that_does_not_fit_fails(void **state)
 }
 
 struct worker {
-	struct fixture *f;
+	struct tmp *f;
 	unsigned idx;
 	bool ok;
 };
@@ -442,7 +406,7 @@ static void *write_and_read(void *arg)
 	return NULL;
 }
 
-static void run_three(struct fixture *f)
+static void run_three(struct tmp *f)
 {
 	struct worker w[3];
 	pthread_t t[3];
@@ -468,13 +432,13 @@ static void run_three(struct fixture *f)
 
 static void three_threads_share_a_store(void **state)
 {
-	make(*state, 0);
+	tmp_make(*state, 0);
 	run_three(*state);
 }
 
 static void three_threads_share_a_store_past_the_page_cache(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 
 	if (storage_file_open(&f->st, f->path,
 			      STORAGE_FILE_WRITE | STORAGE_FILE_CREATE | STORAGE_FILE_DIRECT,
@@ -485,43 +449,42 @@ static void three_threads_share_a_store_past_the_page_cache(void **state)
 
 static void writethrough_and_no_flush_work(void **state)
 {
-	struct fixture *f = *state;
+	struct tmp *f = *state;
 
-	make(f, STORAGE_FILE_WRITETHROUGH);
+	tmp_make(f, STORAGE_FILE_WRITETHROUGH);
+	assert_true(fcntl(descriptor_of(f), F_GETFL) & O_DSYNC);
 	put_bytes(f, 0, 5000, 1);
 	assert_int_equal(storage_zero(f->st, 0, 4096, QCOW2_STORAGE_MAY_UNMAP, &f->err), 0);
 	assert_int_equal(storage_truncate(f->st, 4000, &f->err), 0);
 	assert_int_equal(storage_flush(f->st, &f->err), 0);
 	storage_close(&f->st);
-	make(f, STORAGE_FILE_NO_FLUSH);
+	tmp_make(f, STORAGE_FILE_NO_FLUSH);
 	put_bytes(f, 0, 5000, 1);
 	assert_int_equal(storage_flush(f->st, &f->err), 0);
 	check_bytes(f, 0, 5000, 1);
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(reads_past_the_end_give_zeros),
-		T(vectors_longer_than_the_system_takes),
-		T(offsets_beyond_files_are_refused),
-		T(sparse_files_beyond_4_gib),
-		T(holes_come_and_go),
-		T(zeros_within_blocks_leave_the_neighbours),
-		T(zeros_past_the_end_make_the_file_longer),
-		T(allocated_space_is_taken_and_reads_as_before),
-		T(only_files_and_block_devices_are_opened),
-		T(creating_keeps_what_is_there),
-		T(a_store_for_reading_refuses_changes),
-		T(the_descriptor_is_not_inherited_and_blocks),
-		T(stat_tells_files_apart),
-		T(copies_in_the_kernel_are_whole_or_say_how_far),
-		T(a_write_that_does_not_fit_fails),
-		T(three_threads_share_a_store),
-		T(three_threads_share_a_store_past_the_page_cache),
-		T(writethrough_and_no_flush_work),
+		TMP_TEST(reads_past_the_end_give_zeros),
+		TMP_TEST(vectors_longer_than_the_system_takes),
+		TMP_TEST(offsets_beyond_files_are_refused),
+		TMP_TEST(sparse_files_beyond_4_gib),
+		TMP_TEST(holes_come_and_go),
+		TMP_TEST(zeros_within_blocks_leave_the_neighbours),
+		TMP_TEST(zeros_past_the_end_make_the_file_longer),
+		TMP_TEST(allocated_space_is_taken_and_reads_as_before),
+		TMP_TEST(only_files_and_block_devices_are_opened),
+		TMP_TEST(creating_keeps_what_is_there),
+		TMP_TEST(a_store_for_reading_refuses_changes),
+		TMP_TEST(the_descriptor_is_not_inherited_and_blocks),
+		TMP_TEST(stat_tells_files_apart),
+		TMP_TEST(copies_in_the_kernel_are_whole_or_say_how_far),
+		TMP_TEST(a_write_that_does_not_fit_fails),
+		TMP_TEST(three_threads_share_a_store),
+		TMP_TEST(three_threads_share_a_store_past_the_page_cache),
+		TMP_TEST(writethrough_and_no_flush_work),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
