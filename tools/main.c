@@ -1,11 +1,102 @@
 /* SPDX-License-Identifier: MIT */
-/* The `qcow2` command: a table of verbs. */
+/* The `qcow2` command: a table of verbs. What a verb does stands in its verb_*.c. */
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
+#include "cli/args.h"
+#include "cli/diag.h"
+#include "cli/guess.h"
 #include "qcow2.h"
+#include "verb.h"
 
-int main(void)
+struct verb {
+	const struct cli_command *command;
+	int (*run)(int argc, char **argv);
+};
+
+static const struct verb verbs[] = {
+	{&info_command, verb_info},
+	{&map_command, verb_map},
+	{&compare_command, verb_compare},
+	{&dump_command, verb_dump},
+};
+#define NVERBS (sizeof(verbs) / sizeof(verbs[0]))
+
+static void print_help(FILE *f)
 {
-	printf("qcow2 %s\n", qcow2_version());
-	return 0;
+	size_t i;
+
+	fputs("Usage: qcow2 VERB [OPTION]... ARGUMENT...\n"
+	      "Reads, makes and converts disk images in the qcow2 format.\n\n",
+	      f);
+	for (i = 0; i < NVERBS; i++)
+		fprintf(f, "  %-10s%s\n", verbs[i].command->name, verbs[i].command->summary);
+	fputs("\n'qcow2 VERB --help' tells more of a verb, 'qcow2 --version' the version.\n", f);
+}
+
+static const struct verb *find_verb(const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < NVERBS; i++)
+		if (strcmp(verbs[i].command->name, name) == 0)
+			return &verbs[i];
+	return NULL;
+}
+
+static int unknown_verb(const char *name)
+{
+	struct cli_guess guess = {.typed = name};
+	size_t i;
+
+	for (i = 0; i < NVERBS; i++)
+		cli_guess_try(&guess, verbs[i].command->name);
+	if (name[0] == '-')
+		return cli_usage(NULL, "unknown option '%s'", name);
+	if (guess.best)
+		return cli_usage(NULL, "unknown verb '%s'; did you mean '%s'?", name, guess.best);
+	return cli_usage(NULL, "unknown verb '%s'", name);
+}
+
+static int help(int argc, char **argv)
+{
+	const struct verb *verb;
+
+	if (argc < 2) {
+		print_help(stdout);
+		return EXIT_SUCCESS;
+	}
+	verb = find_verb(argv[1]);
+	if (!verb)
+		return unknown_verb(argv[1]);
+	cli_print_help(verb->command);
+	return EXIT_SUCCESS;
+}
+
+static int run(int argc, char **argv)
+{
+	const struct verb *verb;
+
+	if (argc < 2) {
+		print_help(stderr);
+		return EXIT_FAILURE;
+	}
+	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
+		printf("qcow2 %s\n", qcow2_version());
+		return EXIT_SUCCESS;
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+	    strcmp(argv[1], "help") == 0)
+		return help(argc - 1, argv + 1);
+	verb = find_verb(argv[1]);
+	if (!verb)
+		return unknown_verb(argv[1]);
+	return cli_finish(verb->run(argc - 1, argv + 1), verb->command->failure_status);
+}
+
+int main(int argc, char **argv)
+{
+	cli_start();
+	return cli_finish(run(argc, argv), EXIT_FAILURE);
 }

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+/* How `info` shows an image: one table of rows, for text and for JSON. */
+#ifndef TOOLS_INFO_ROWS_H
+#define TOOLS_INFO_ROWS_H
+
+#include "cli/out.h"
+#include "qcow2.h"
+
+/* The members of one image, into whatever is open in out. */
+void info_rows_put(struct cli_out *out, const struct qcow2_info *info);
+
+#endif

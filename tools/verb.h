@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+/* The verbs of the command, one a file; main.c has the table. */
+#ifndef TOOLS_VERB_H
+#define TOOLS_VERB_H
+
+#include "cli/args.h"
+
+/* argv[0] is the verb's name. Returns the exit code. */
+int verb_compare(int argc, char **argv);
+int verb_convert(int argc, char **argv);
+int verb_create(int argc, char **argv);
+int verb_dump(int argc, char **argv);
+int verb_info(int argc, char **argv);
+int verb_map(int argc, char **argv);
+
+extern const struct cli_command compare_command;
+extern const struct cli_command convert_command;
+extern const struct cli_command create_command;
+extern const struct cli_command dump_command;
+extern const struct cli_command info_command;
+extern const struct cli_command map_command;
+
+#endif

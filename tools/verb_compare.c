@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT */
+/* qcow2 compare: do two disks read the same? */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cli/diag.h"
+#include "cli/progress.h"
+#include "image.h"
+#include "verb.h"
+
+#define EXIT_DIFFERENT 1
+#define EXIT_TROUBLE 2
+
+struct compare_args {
+	const char *format[2];
+	bool strict, quiet, progress, force_share;
+	int cache;
+};
+
+static const struct cli_option compare_options[] = {
+	{'f', "a-format", CLI_STRING, offsetof(struct compare_args, format[0]), "FMT",
+	 "format of the first image: qcow2 or raw", NULL},
+	{'F', "b-format", CLI_STRING, offsetof(struct compare_args, format[1]), "FMT",
+	 "format of the second (default: look)", NULL},
+	{'s', "strict", CLI_FLAG, offsetof(struct compare_args, strict), NULL,
+	 "sizes and allocation must be the same too", NULL},
+	{'T', "cache", CLI_CHOICE, offsetof(struct compare_args, cache), "CACHE",
+	 "cache mode; none, directsync: no page cache", tool_cache_modes},
+	{'U', "force-share", CLI_FLAG, offsetof(struct compare_args, force_share), NULL,
+	 "read even while another program writes", NULL},
+	{'p', "progress", CLI_FLAG, offsetof(struct compare_args, progress), NULL,
+	 "show the progress in percent", NULL},
+	{'q', "quiet", CLI_FLAG, offsetof(struct compare_args, quiet), NULL,
+	 "say nothing but errors", NULL},
+	CLI_END,
+};
+
+const struct cli_command compare_command = {
+	.name = "compare",
+	.operands = "FILE1 FILE2",
+	.summary = "Compares what two disks read as.",
+	.options = compare_options,
+	.notes = "\nWhere one disk is longer, the rest must be zeros.\n"
+		 "Exit code: 0 the same, 1 different, 2 trouble.",
+	.failure_status = EXIT_TROUBLE,
+};
+
+/* Prints the verdict unless quiet. Returns the exit code. */
+static int tell(const struct qcow2_compare_result *result, bool strict, bool quiet)
+{
+	if (result->sizes_differ && !strict && !quiet)
+		puts("Warning: Image size mismatch!");
+	switch (result->verdict) {
+	case QCOW2_COMPARE_SAME:
+		if (!quiet)
+			puts("Images are identical.");
+		return EXIT_SUCCESS;
+	case QCOW2_COMPARE_CONTENT:
+		if (!quiet)
+			printf("Content mismatch at offset %" PRIu64 "!\n", result->guest_off);
+		break;
+	case QCOW2_COMPARE_SIZE:
+		if (!quiet)
+			puts("Strict mode: Image size mismatch!");
+		break;
+	case QCOW2_COMPARE_ALLOCATION:
+		if (!quiet)
+			printf("Strict mode: Offset %" PRIu64 " block status mismatch!\n",
+			       result->guest_off);
+		break;
+	}
+	return EXIT_DIFFERENT;
+}
+
+static int compare(struct qcow2_image *const *images, const struct compare_args *args)
+{
+	struct qcow2_compare_result result = {0};
+	struct cli_progress shown;
+	struct qcow2_progress progress = {.tick = cli_progress_tick, .opaque = &shown};
+	struct qcow2_error err = {0};
+	int rc, status = EXIT_TROUBLE;
+
+	cli_progress_begin(&shown, args->progress, args->quiet);
+	rc = qcow2_compare(images[0], images[1], args->strict ? QCOW2_COMPARE_STRICT : 0, &progress,
+			   &result, &err);
+	cli_progress_clear(&shown);
+	if (rc < 0)
+		tool_explain(&err, NULL);
+	else
+		status = tell(&result, args->strict, args->quiet);
+	cli_progress_end(&shown, rc == 0 && status == EXIT_SUCCESS);
+	return status;
+}
+
+int verb_compare(int argc, char **argv)
+{
+	struct compare_args args = {.cache = TOOL_CACHE_WRITEBACK};
+	struct qcow2_image *images[2] = {NULL, NULL};
+	int status, first = cli_parse(&compare_command, argc, argv, &args, &status);
+	unsigned flags;
+	int i, rc = 0;
+
+	if (first < 0)
+		return status;
+	if (argc - first != 2) {
+		cli_usage("compare", "expecting two image files");
+		return EXIT_TROUBLE;
+	}
+	if (!tool_known_format(args.format[0]) || !tool_known_format(args.format[1]))
+		return EXIT_TROUBLE;
+	tool_many_files();
+	flags = tool_cache_read_flags(args.cache) | (args.force_share ? QCOW2_OPEN_FORCE_SHARE : 0);
+	for (i = 0; i < 2 && rc == 0; i++)
+		rc = tool_open(&images[i], argv[first + i], args.format[i], NULL, flags);
+	status = rc == 0 ? compare(images, &args) : EXIT_TROUBLE;
+	qcow2_close(images[1]);
+	qcow2_close(images[0]);
+	return status;
+}

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * qcow2 map: what backs each part of a disk, through the whole chain. The library reports runs of
+ * one kind; neighbours that continue each other are printed as one line, as qemu-img does.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/diag.h"
+#include "cli/utf8.h"
+#include "image.h"
+#include "verb.h"
+
+struct map_args {
+	const char *format;
+	bool force_share;
+	int output;
+	struct cli_size start, length;
+};
+
+static const struct cli_option map_options[] = {
+	{'f', "format", CLI_STRING, offsetof(struct map_args, format), "FMT",
+	 "format: qcow2 or raw (default: look)", NULL},
+	{'s', "start-offset", CLI_SIZE, offsetof(struct map_args, start), "OFFSET",
+	 "begin here rather than at 0", NULL},
+	{'l', "max-length", CLI_SIZE, offsetof(struct map_args, length), "SIZE",
+	 "end after so many bytes", NULL},
+	{'U', "force-share", CLI_FLAG, offsetof(struct map_args, force_share), NULL,
+	 "read even while another program writes", NULL},
+	{0, "output", CLI_CHOICE, offsetof(struct map_args, output), "human|json",
+	 "human: the parts with data; json: everything", tool_outputs},
+	CLI_END,
+};
+
+const struct cli_command map_command = {
+	.name = "map",
+	.operands = "FILE",
+	.summary = "Shows where the bytes of a disk are stored.",
+	.options = map_options,
+	.failure_status = EXIT_FAILURE,
+};
+
+struct map_printer {
+	bool json;
+	uint64_t nprinted;
+};
+
+static bool has(const struct qcow2_extent *e, unsigned flag)
+{
+	return (e->flags & flag) != 0;
+}
+
+static bool continues(const struct qcow2_extent *a, const struct qcow2_extent *b)
+{
+	if (a->flags != b->flags || a->depth != b->depth)
+		return false;
+	if (!has(a, QCOW2_EXTENT_HOST_OFF))
+		return true;
+	return a->host_off + a->len_bytes == b->host_off && a->filename && b->filename &&
+	       strcmp(a->filename, b->filename) == 0;
+}
+
+static void print_json(struct map_printer *printer, const struct qcow2_extent *e)
+{
+	static const char *const word[] = {"false", "true"};
+
+	fputs(printer->nprinted ? ",\n" : "[", stdout);
+	printf("{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, \"present\": %s, "
+	       "\"zero\": %s, \"data\": %s, \"compressed\": %s",
+	       e->guest_off, e->len_bytes, e->depth, word[has(e, QCOW2_EXTENT_PRESENT)],
+	       word[has(e, QCOW2_EXTENT_ZERO)], word[has(e, QCOW2_EXTENT_DATA)],
+	       word[has(e, QCOW2_EXTENT_COMPRESSED)]);
+	if (has(e, QCOW2_EXTENT_HOST_OFF))
+		printf(", \"offset\": %" PRIu64, e->host_off);
+	putchar('}');
+}
+
+static int print_row(const struct qcow2_extent *e)
+{
+	if (!has(e, QCOW2_EXTENT_DATA))
+		return 0;
+	if (!has(e, QCOW2_EXTENT_HOST_OFF)) {
+		cli_error("the data at guest offset 0x%" PRIx64
+			  " are compressed or encrypted, which "
+			  "this table has no words for (use --output=json)",
+			  e->guest_off);
+		return -ENOTSUP;
+	}
+	if (has(e, QCOW2_EXTENT_ZERO))
+		return 0;
+	printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64, e->guest_off, e->len_bytes,
+	       e->host_off);
+	cli_text_put(stdout, e->filename ? e->filename : "");
+	putchar('\n');
+	return 0;
+}
+
+static int print_extent(struct map_printer *printer, const struct qcow2_extent *e)
+{
+	int rc = 0;
+
+	if (printer->json)
+		print_json(printer, e);
+	else
+		rc = print_row(e);
+	printer->nprinted++;
+	return rc == 0 && ferror(stdout) ? -EIO : rc;
+}
+
+/* Prints the map from guest_off to end. Errors have been told when it returns. */
+static int walk(struct qcow2_image *image, uint64_t guest_off, uint64_t end,
+		struct map_printer *printer)
+{
+	struct qcow2_extent run = {.guest_off = guest_off}, next;
+	struct qcow2_error err = {0};
+	int rc;
+
+	for (; guest_off < end; guest_off += next.len_bytes) {
+		rc = qcow2_map(image, guest_off, end - guest_off, &next, &err);
+		if (rc < 0) {
+			tool_explain(&err, NULL);
+			return rc;
+		}
+		if (run.len_bytes && continues(&run, &next)) {
+			run.len_bytes += next.len_bytes;
+			continue;
+		}
+		if (run.len_bytes) {
+			rc = print_extent(printer, &run);
+			if (rc < 0)
+				return rc;
+		}
+		run = next;
+	}
+	/* an empty range is one empty entry, as in qemu-img */
+	return print_extent(printer, &run);
+}
+
+int verb_map(int argc, char **argv)
+{
+	struct map_args args = {0};
+	struct map_printer printer = {0};
+	struct qcow2_image *image = NULL;
+	int status, first = cli_parse(&map_command, argc, argv, &args, &status);
+	uint64_t end;
+	int rc;
+
+	if (first < 0)
+		return status;
+	if (argc - first != 1)
+		return cli_usage("map", "expecting one image file");
+	if (!tool_known_format(args.format))
+		return EXIT_FAILURE;
+	tool_many_files();
+	rc = tool_open(&image, argv[first], args.format, NULL,
+		       args.force_share ? QCOW2_OPEN_FORCE_SHARE : 0);
+	if (rc < 0)
+		return EXIT_FAILURE;
+	end = qcow2_size(image);
+	if (args.length.given && args.start.value < end &&
+	    args.length.value < end - args.start.value)
+		end = args.start.value + args.length.value;
+	printer.json = args.output == TOOL_OUTPUT_JSON;
+	if (!printer.json)
+		printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
+	rc = walk(image, args.start.value, end, &printer);
+	if (printer.json && printer.nprinted > 0)
+		puts(rc == 0 ? "]" : "");
+	qcow2_close(image);
+	return rc < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
