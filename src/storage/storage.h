@@ -73,6 +73,12 @@ struct storage_file_stat {
 int storage_file_stat(struct qcow2_storage st, struct storage_file_stat *out,
 		      struct qcow2_error *err);
 
+/*
+ * Removes the name of an open file store. -ESTALE, and nothing is removed, if path isn't (or is no
+ * longer) a name of that very file, or is a symbolic link to it.
+ */
+int storage_file_remove(struct qcow2_storage st, const char *path, struct qcow2_error *err);
+
 /* Copies inside the kernel (copy_file_range, reflinks where the file system can) between two file
  * stores; *copied may be less than len_bytes. -ENOTSUP when that can't be done. */
 int storage_file_copy(struct qcow2_storage from, uint64_t from_off, struct qcow2_storage to,
