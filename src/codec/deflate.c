@@ -5,9 +5,10 @@
 
 #include "base/alloc.h"
 #include "codec/backend.h"
+#include "codec/deflate_enc.h"
 
 struct deflate_codec {
-	struct libdeflate_compressor *enc;
+	struct deflate_enc *enc;
 	struct libdeflate_decompressor *dec;
 };
 
@@ -17,7 +18,7 @@ int deflate_codec_new(struct deflate_codec **codec, int level, struct qcow2_erro
 
 	if (!c)
 		return error_set(err, -ENOMEM, "no memory for a deflate context");
-	c->enc = libdeflate_alloc_compressor(level ? level : 6);
+	c->enc = deflate_enc_new(level ? level : DEFLATE_LEVEL_DEFAULT);
 	c->dec = libdeflate_alloc_decompressor();
 	if (!c->enc || !c->dec) {
 		deflate_codec_free(c);
@@ -31,7 +32,7 @@ void deflate_codec_free(struct deflate_codec *codec)
 {
 	if (!codec)
 		return;
-	libdeflate_free_compressor(codec->enc);
+	deflate_enc_free(codec->enc);
 	libdeflate_free_decompressor(codec->dec);
 	mem_free(codec);
 }
@@ -39,7 +40,7 @@ void deflate_codec_free(struct deflate_codec *codec)
 size_t deflate_codec_compress(struct deflate_codec *codec, const void *in, size_t len, void *out,
 			      size_t cap)
 {
-	return libdeflate_deflate_compress(codec->enc, in, len, out, cap);
+	return deflate_enc_run(codec->enc, in, len, out, cap);
 }
 
 int deflate_codec_decompress(struct deflate_codec *codec, const void *in, size_t in_len, void *out,
