@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT */
+/* The reading end of a copy: map first, then read only what is data. */
+#include "job/source.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/num.h"
+
+#define SALVAGE_STEP 512
+#define UNSEEN 0xff /* a block that no run has touched yet */
+
+int job_source_init(struct job_source *s, struct qcow2_image *const *images, size_t nimages,
+		    struct qcow2_error *err)
+{
+	uint64_t sum = 0;
+
+	*s = (struct job_source){.images = images, .nimages = nimages};
+	s->starts = mem_zalloc(nimages + 1, sizeof(*s->starts));
+	if (!s->starts)
+		return error_errno(err, -ENOMEM, "can't set up the copy");
+	for (size_t i = 0; i < nimages; i++) {
+		s->starts[i] = sum;
+		if (!add_fits(sum, qcow2_size(images[i]), &sum) || sum > INT64_MAX) {
+			job_source_release(s);
+			return error_set(err, -EFBIG, "the sources together are too large");
+		}
+	}
+	s->starts[nimages] = sum;
+	s->size_bytes = sum;
+	return 0;
+}
+
+void job_source_release(struct job_source *s)
+{
+	mem_free(s->starts);
+	s->starts = NULL;
+}
+
+/* The image that holds guest_off, which is inside the source. */
+static size_t image_at(const struct job_source *s, uint64_t guest_off)
+{
+	size_t i = 0;
+
+	while (guest_off >= s->starts[i + 1])
+		i++;
+	return i;
+}
+
+/* A run at guest_off, in one image, as the copy sees it. */
+struct piece {
+	enum job_block kind;
+	uint64_t len_bytes;
+	struct qcow2_image *image;
+	uint64_t image_off;
+};
+
+static int map_piece(const struct job_source *s, uint64_t guest_off, struct piece *p,
+		     struct qcow2_error *err)
+{
+	size_t i = image_at(s, guest_off);
+	struct data_layers layers = s->images[i]->layers;
+	struct data_run r;
+	int ret;
+
+	p->kind = JOB_BLOCK_ZERO;
+	p->image = s->images[i];
+	p->image_off = guest_off - s->starts[i];
+	if (s->top_only)
+		layers.count = 1;
+	/* up to the end of the image: a long hole is passed in one step */
+	ret = data_map(&layers, p->image_off, s->starts[i + 1] - guest_off, &r, err);
+	if (ret < 0)
+		return ret;
+	p->len_bytes = r.run.len_bytes;
+	if (r.run.kind == DISK_RUN_DATA || r.run.kind == DISK_RUN_COMPRESSED)
+		p->kind = JOB_BLOCK_DATA;
+	else if (r.run.kind == DISK_RUN_ABSENT && s->top_only && s->images[i]->layers.count > 1)
+		p->kind = JOB_BLOCK_ABSENT;
+	return 0;
+}
+
+/* Reads what it can, a sector at a time; the rest is zero and told. */
+static void salvage(const struct piece *p, uint64_t guest_off, uint8_t *buf, size_t len,
+		    job_unreadable_fn unreadable, void *opaque)
+{
+	struct qcow2_error why;
+	size_t n;
+
+	for (size_t pos = 0; pos < len; pos += n) {
+		n = (size_t)min_u64(SALVAGE_STEP, len - pos);
+		error_clear(&why);
+		if (qcow2_pread(p->image, buf + pos, n, p->image_off + pos, &why) == 0)
+			continue;
+		memset(buf + pos, 0, n);
+		unreadable(opaque, guest_off + pos, n, why.message);
+	}
+}
+
+static int read_piece(const struct job_source *s, const struct piece *p, uint64_t guest_off,
+		      uint8_t *buf, size_t len, job_unreadable_fn unreadable, void *opaque,
+		      struct qcow2_error *err)
+{
+	int ret = qcow2_pread(p->image, buf, len, p->image_off, err);
+
+	if (ret == 0 || !s->salvage)
+		return ret;
+	salvage(p, guest_off, buf, len, unreadable, opaque);
+	return 0;
+}
+
+/*
+ * A run of that kind touches these blocks. A block that is partly zero and partly absent has to be
+ * read like data: neither word alone would be true of all of it.
+ */
+static void note_run(uint8_t *states, size_t first, size_t end, enum job_block kind)
+{
+	for (size_t i = first; i < end; i++) {
+		if (states[i] == UNSEEN)
+			states[i] = (uint8_t)kind;
+		else if (states[i] != kind)
+			states[i] = JOB_BLOCK_DATA;
+	}
+}
+
+static bool any_data(const uint8_t *states, size_t n)
+{
+	return memchr(states, JOB_BLOCK_DATA, n) != NULL;
+}
+
+/*
+ * First pass: what is in each block, without reading. *quiet as in the header. With salvage a
+ * range whose tables are damaged counts as data: reading it tells the damage.
+ */
+static int map_blocks(const struct job_source *s, uint64_t guest_off, size_t len, size_t block_size,
+		      uint8_t *states, uint64_t *quiet, struct qcow2_error *err)
+{
+	uint64_t end = min_u64(guest_off + len, s->size_bytes);
+	uint64_t pos = guest_off;
+	struct piece p;
+	int ret;
+
+	*quiet = 0;
+	while (pos < end) {
+		ret = map_piece(s, pos, &p, err);
+		if (ret < 0) {
+			if (!s->salvage)
+				return ret;
+			p.kind = JOB_BLOCK_DATA;
+			p.len_bytes = SALVAGE_STEP;
+		}
+		if (pos == guest_off && p.kind != JOB_BLOCK_DATA)
+			*quiet = p.len_bytes;
+		p.len_bytes = min_u64(p.len_bytes, end - pos);
+		note_run(states, (size_t)((pos - guest_off) / block_size),
+			 (size_t)div_ceil(pos + p.len_bytes - guest_off, block_size), p.kind);
+		pos += p.len_bytes;
+	}
+	return 0;
+}
+
+/* Reads all blocks from first to end, which are DATA, in one go for each image. */
+static int read_blocks(const struct job_source *s, uint64_t guest_off, uint8_t *buf, size_t len,
+		       job_unreadable_fn unreadable, void *opaque, struct qcow2_error *err)
+{
+	uint64_t end = min_u64(guest_off + len, s->size_bytes);
+	uint64_t pos = guest_off;
+	int ret;
+
+	while (pos < end) {
+		size_t i = image_at(s, pos);
+		struct piece p = {
+			.image = s->images[i],
+			.image_off = pos - s->starts[i],
+			.len_bytes = min_u64(end, s->starts[i + 1]) - pos,
+		};
+
+		ret = read_piece(s, &p, pos, buf + (pos - guest_off), (size_t)p.len_bytes,
+				 unreadable, opaque, err);
+		if (ret < 0)
+			return ret;
+		pos += p.len_bytes;
+	}
+	memset(buf + (pos - guest_off), 0, (size_t)(guest_off + len - pos));
+	return 0;
+}
+
+int job_source_read(const struct job_source *s, uint64_t guest_off, size_t len, size_t block_size,
+		    uint8_t *buf, uint8_t *states, uint64_t *quiet, job_unreadable_fn unreadable,
+		    void *opaque, struct qcow2_error *err)
+{
+	size_t nblocks = (len + block_size - 1) / block_size;
+	size_t first = 0;
+	int ret;
+
+	memset(states, UNSEEN, nblocks);
+	ret = map_blocks(s, guest_off, len, block_size, states, quiet, err);
+	if (ret < 0 || !any_data(states, nblocks))
+		return ret;
+	*quiet = 0;
+	while (first < nblocks) {
+		size_t end = first + 1;
+
+		while (end < nblocks && states[end] == states[first])
+			end++;
+		if (states[first] == JOB_BLOCK_DATA) {
+			size_t at = first * block_size;
+			size_t n = min_u64(end * block_size, len) - at;
+
+			ret = read_blocks(s, guest_off + at, buf + at, n, unreadable, opaque, err);
+			if (ret < 0)
+				return ret;
+		}
+		first = end;
+	}
+	return 0;
+}

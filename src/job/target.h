@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a copy writes: a raw file, or a new qcow2 image. Chunks of the disk come in any order but
+ * for one step, place, which is called in guest order, one chunk at a time, and does no I/O.
+ */
+#ifndef JOB_TARGET_H
+#define JOB_TARGET_H
+
+#include "image/create.h"
+#include "image/writer.h"
+#include "job/source.h"
+
+/* One chunk on its way; belongs to one thread. */
+struct job_chunk {
+	uint64_t guest_off;
+	size_t len;	 /* of the disk; the last chunk may end inside a block */
+	uint8_t *buf;	 /* a whole number of blocks */
+	uint8_t *states; /* enum job_block of each block */
+	size_t nblocks;
+	uint8_t *packed;    /* room for compressed blocks, or NULL */
+	size_t *packed_len; /* of each block: 0: not compressed */
+	struct codec *codec;
+	struct image_writes writes;
+};
+
+struct job_target;
+
+struct job_target_ops {
+	/* In guest order, one at a time; queues writes. NULL: nothing has to be placed. */
+	int (*place)(struct job_target *t, struct job_chunk *c, struct qcow2_error *err);
+	/* On any thread. */
+	int (*write)(struct job_target *t, struct job_chunk *c, struct qcow2_error *err);
+	/* guest_off .. guest_off + len is alike and not data, and no chunk of it will come. */
+	int (*skip)(struct job_target *t, uint64_t guest_off, uint64_t len_bytes,
+		    enum job_block kind, struct qcow2_error *err);
+	/* All is written: makes it an image. */
+	int (*finish)(struct job_target *t, uint64_t *host_bytes, struct qcow2_error *err);
+	/* Closes; unless it was finished, what was made is removed or made unusable. */
+	void (*close)(struct job_target *t);
+};
+
+struct job_target {
+	const struct job_target_ops *ops;
+	size_t block_size;
+	bool skip_zero; /* long runs of that kind may be passed over */
+	bool skip_absent;
+	bool compressed;
+	int compression; /* enum codec_type */
+};
+
+/*
+ * Opens path as a target for what source holds. create: how to make it, checked and with its size.
+ * A file that the source is read from is refused.
+ */
+int job_target_raw(struct job_target **target, const char *path, const struct job_source *source,
+		   const struct qcow2_convert_options *options,
+		   const struct qcow2_create_options *create, struct qcow2_error *err);
+int job_target_qcow2(struct job_target **target, const char *path, const struct job_source *source,
+		     const struct qcow2_convert_options *options,
+		     const struct qcow2_create_options *create, struct qcow2_error *err);
+
+/* -EINVAL if the file that was opened at place is one that the source is read from. */
+int job_target_differs(const struct image_place *place, const struct job_source *source,
+		       struct qcow2_error *err);
+
+#endif

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A qcow2 target: a draft that the append-only writer fills. Compression is done before a chunk
+ * has its turn; the turn only hands out places; writing comes after it.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/num.h"
+#include "codec/codec.h"
+#include "job/target.h"
+
+struct qcow2_target {
+	struct job_target target;
+	struct image_draft draft;
+	bool drafting;
+	bool finished;
+	struct image_writer *writer;
+	unsigned prealloc;
+	bool raw_data; /* the draft maps everything into a raw data file: only data are left to do
+			*/
+};
+
+static struct qcow2_target *qcow2_of(struct job_target *t)
+{
+	return (struct qcow2_target *)t;
+}
+
+static int put_block(struct qcow2_target *t, struct job_chunk *c, size_t i, struct qcow2_error *err)
+{
+	size_t at = i * t->target.block_size;
+	uint64_t off = c->guest_off + at;
+
+	switch ((enum job_block)c->states[i]) {
+	case JOB_BLOCK_ABSENT:
+		return 0;
+	case JOB_BLOCK_ZERO:
+		return image_writer_put(t->writer, off, IMAGE_PUT_ZERO, NULL, 0, &c->writes, err);
+	case JOB_BLOCK_DATA:
+		break;
+	}
+	if (c->packed && c->packed_len[i])
+		return image_writer_put(t->writer, off, IMAGE_PUT_COMPRESSED, c->packed + at,
+					c->packed_len[i], &c->writes, err);
+	return image_writer_put(t->writer, off, IMAGE_PUT_DATA, c->buf + at, t->target.block_size,
+				&c->writes, err);
+}
+
+/* In a raw data file everything has its place already, and it reads as zeros so far. */
+static int put_raw_data(struct qcow2_target *t, struct job_chunk *c, size_t i,
+			struct qcow2_error *err)
+{
+	size_t at = i * t->target.block_size;
+	struct image_write write = {
+		.store = t->draft.data.st,
+		.host_off = c->guest_off + at,
+		.bytes = c->buf + at,
+		.len = (size_t)min_u64(t->target.block_size, c->len - at),
+	};
+
+	if (c->states[i] != JOB_BLOCK_DATA)
+		return 0;
+	return image_writes_add(&c->writes, &write, err);
+}
+
+static int qcow2_place(struct job_target *target, struct job_chunk *c, struct qcow2_error *err)
+{
+	struct qcow2_target *t = qcow2_of(target);
+	int ret = 0;
+
+	for (size_t i = 0; ret == 0 && i < c->nblocks; i++)
+		ret = t->raw_data ? put_raw_data(t, c, i, err) : put_block(t, c, i, err);
+	return ret;
+}
+
+static int qcow2_write(struct job_target *target, struct job_chunk *c, struct qcow2_error *err)
+{
+	(void)target;
+	return image_writes_run(&c->writes, err);
+}
+
+static int qcow2_finish(struct job_target *target, uint64_t *host_bytes, struct qcow2_error *err)
+{
+	struct qcow2_target *t = qcow2_of(target);
+	struct image_place *data = &t->draft.data;
+	int ret = 0;
+
+	if (t->prealloc == QCOW2_PREALLOC_FALLOC && !storage_is_open(data->st))
+		ret = storage_allocate(t->draft.file.st, 0, t->draft.data_end, err);
+	else if (t->prealloc == QCOW2_PREALLOC_FALLOC)
+		ret = storage_allocate(data->st, 0, t->draft.o.size, err);
+	if (ret == 0)
+		ret = t->writer ? image_writer_finish(t->writer, err)
+				: image_draft_finish(&t->draft, NULL, err);
+	t->finished = ret == 0;
+	return ret < 0 ? ret : storage_size(t->draft.file.st, host_bytes, err);
+}
+
+static void qcow2_target_close(struct job_target *target)
+{
+	struct qcow2_target *t = qcow2_of(target);
+
+	image_writer_free(t->writer);
+	if (t->finished)
+		image_draft_close(&t->draft);
+	else if (t->drafting)
+		image_draft_abandon(&t->draft);
+	mem_free(t);
+}
+
+static const struct job_target_ops qcow2_ops = {
+	.place = qcow2_place,
+	.write = qcow2_write,
+	.finish = qcow2_finish,
+	.close = qcow2_target_close,
+};
+
+static int check_options(const struct qcow2_convert_options *options,
+			 const struct qcow2_create_options *create, struct qcow2_error *err)
+{
+	if (options->flags & QCOW2_CONVERT_EXISTING)
+		return error_set(err, -ENOTSUP,
+				 "writing into an existing qcow2 image isn't "
+				 "supported yet");
+	if (!(options->flags & QCOW2_CONVERT_COMPRESS))
+		return 0;
+	if (create->data_file)
+		return error_set(err, -ENOTSUP,
+				 "an image with an external data file can't have "
+				 "compressed clusters");
+	if (create->prealloc != QCOW2_PREALLOC_OFF)
+		return error_set(err, -EINVAL,
+				 "compressed clusters and preallocation exclude each "
+				 "other");
+	return 0;
+}
+
+static int begin_draft(struct qcow2_target *t, const char *path, const struct job_source *source,
+		       const struct qcow2_convert_options *options,
+		       const struct qcow2_create_options *create, struct qcow2_error *err)
+{
+	struct qcow2_create_options o = *create;
+	int ret;
+
+	t->prealloc = image_create_prealloc(&o);
+	t->raw_data = o.data_file_raw;
+	if (!t->raw_data)
+		o.prealloc =
+			QCOW2_PREALLOC_OFF; /* the writer maps what it puts, in the same pass */
+	ret = image_draft_open(&t->draft, path, &o, image_storage_flags(options->target_open_flags),
+			       err);
+	t->drafting = ret == 0;
+	if (ret == 0)
+		ret = job_target_differs(&t->draft.file, source, err);
+	if (ret == 0 && storage_is_open(t->draft.data.st))
+		ret = job_target_differs(&t->draft.data, source, err);
+	return ret < 0 ? ret : image_draft_begin(&t->draft, err);
+}
+
+static int begin_writer(struct qcow2_target *t, const struct qcow2_create_options *create,
+			struct qcow2_error *err)
+{
+	struct image_writer_options w = {
+		.map_all = t->prealloc != QCOW2_PREALLOC_OFF,
+		.explicit_zeros = create->backing_file,
+		.reads_zero = !t->draft.file.is_device,
+		.write_zeros = t->prealloc == QCOW2_PREALLOC_FULL,
+	};
+
+	if (t->raw_data) {
+		t->target.skip_zero = true;
+		return 0;
+	}
+	t->target.skip_absent = !w.map_all;
+	t->target.skip_zero = !w.map_all && !w.explicit_zeros;
+	return image_writer_new(&t->writer, &t->draft, &w, err);
+}
+
+int job_target_qcow2(struct job_target **target, const char *path, const struct job_source *source,
+		     const struct qcow2_convert_options *options,
+		     const struct qcow2_create_options *create, struct qcow2_error *err)
+{
+	struct qcow2_target *t;
+	int ret;
+
+	ret = check_options(options, create, err);
+	if (ret < 0)
+		return ret;
+	t = mem_zalloc(1, sizeof(*t));
+	if (!t)
+		return error_errno(err, -ENOMEM, "can't write \"%s\"", path);
+	t->target.ops = &qcow2_ops;
+	ret = begin_draft(t, path, source, options, create, err);
+	if (ret == 0)
+		ret = begin_writer(t, create, err);
+	if (ret < 0) {
+		qcow2_target_close(&t->target);
+		return ret;
+	}
+	t->target.block_size = (size_t)t->draft.g.cluster_size;
+	t->target.compressed = options->flags & QCOW2_CONVERT_COMPRESS;
+	t->target.compression = (int)create->compression;
+	if (options->sparse_bytes == 0)
+		t->target.skip_zero = false;
+	*target = &t->target;
+	return 0;
+}
