@@ -74,7 +74,8 @@ static int help(int argc, char **argv)
 	return EXIT_SUCCESS;
 }
 
-static int run(int argc, char **argv)
+/* *failure_status is the exit code when the output gets lost. */
+static int run(int argc, char **argv, int *failure_status)
 {
 	const struct verb *verb;
 
@@ -92,11 +93,15 @@ static int run(int argc, char **argv)
 	verb = find_verb(argv[1]);
 	if (!verb)
 		return unknown_verb(argv[1]);
-	return cli_finish(verb->run(argc - 1, argv + 1), verb->command->failure_status);
+	*failure_status = verb->command->failure_status;
+	return verb->run(argc - 1, argv + 1);
 }
 
 int main(int argc, char **argv)
 {
+	int status, failure_status = EXIT_FAILURE;
+
 	cli_start();
-	return cli_finish(run(argc, argv), EXIT_FAILURE);
+	status = run(argc, argv, &failure_status);
+	return cli_finish(status, failure_status);
 }

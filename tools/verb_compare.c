@@ -11,6 +11,7 @@
 
 #define EXIT_DIFFERENT 1
 #define EXIT_TROUBLE 2
+#define SECTOR 512 /* what qemu-img rounds a mismatch down to */
 
 struct compare_args {
 	const char *format[2];
@@ -47,9 +48,14 @@ const struct cli_command compare_command = {
 };
 
 /* Prints the verdict unless quiet. Returns the exit code. */
-static int tell(const struct qcow2_compare_result *result, bool strict, bool quiet)
+static int tell(const struct qcow2_compare_result *result, uint64_t shorter, bool quiet)
 {
-	if (result->sizes_differ && !strict && !quiet)
+	bool same_so_far =
+		result->verdict == QCOW2_COMPARE_SAME ||
+		(result->verdict == QCOW2_COMPARE_CONTENT && result->guest_off >= shorter);
+
+	/* only said when there is no difference before the end of the shorter one */
+	if (result->sizes_differ && same_so_far && !quiet)
 		puts("Warning: Image size mismatch!");
 	switch (result->verdict) {
 	case QCOW2_COMPARE_SAME:
@@ -58,7 +64,8 @@ static int tell(const struct qcow2_compare_result *result, bool strict, bool qui
 		return EXIT_SUCCESS;
 	case QCOW2_COMPARE_CONTENT:
 		if (!quiet)
-			printf("Content mismatch at offset %" PRIu64 "!\n", result->guest_off);
+			printf("Content mismatch at offset %" PRIu64 "!\n",
+			       result->guest_off / SECTOR * SECTOR);
 		break;
 	case QCOW2_COMPARE_SIZE:
 		if (!quiet)
@@ -78,6 +85,7 @@ static int compare(struct qcow2_image *const *images, const struct compare_args 
 	struct qcow2_compare_result result = {0};
 	struct cli_progress shown;
 	struct qcow2_progress progress = {.tick = cli_progress_tick, .opaque = &shown};
+	uint64_t size[2] = {qcow2_size(images[0]), qcow2_size(images[1])};
 	struct qcow2_error err = {0};
 	int rc, status = EXIT_TROUBLE;
 
@@ -88,7 +96,7 @@ static int compare(struct qcow2_image *const *images, const struct compare_args 
 	if (rc < 0)
 		tool_explain(&err, NULL);
 	else
-		status = tell(&result, args->strict, args->quiet);
+		status = tell(&result, size[0] < size[1] ? size[0] : size[1], args->quiet);
 	cli_progress_end(&shown, rc == 0 && status == EXIT_SUCCESS);
 	return status;
 }

@@ -172,7 +172,7 @@ static int print_field(void *opaque, const struct qcow2_field *field)
 	}
 	fputs(p->json ? "}" : "\n", stdout);
 	p->nprinted++;
-	return ferror(stdout) ? -EIO : 0;
+	return cli_output_lost() ? -EIO : 0;
 }
 
 /* The operands behind the file: what to show, and of which table. */
@@ -217,7 +217,7 @@ static int dump(struct qcow2_image *image, const struct part *part, uint64_t ind
 		putchar('\n');
 	else if (rc == 0 && printer.nprinted == 0)
 		print_headings();
-	if (rc < 0 && !ferror(stdout))
+	if (rc < 0 && !cli_output_lost())
 		cli_error("%s: %s", part->name, err.message);
 	return rc;
 }

@@ -107,7 +107,7 @@ static int print_extent(struct map_printer *printer, const struct qcow2_extent *
 	else
 		rc = print_row(e);
 	printer->nprinted++;
-	return rc == 0 && ferror(stdout) ? -EIO : rc;
+	return rc == 0 && cli_output_lost() ? -EIO : rc;
 }
 
 /* Prints the map from guest_off to end. Errors have been told when it returns. */

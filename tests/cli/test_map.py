@@ -30,7 +30,15 @@ def equal(*words, work):
 @pytest.mark.parametrize("make", zoo.READABLE)
 def test_text_and_json_are_those_of_qemu_img(make, work):
     name = make(work)
-    for words in ([], ["-U"], ["--output=json"], ["-s", "100k"], ["-s", "0x48001"], ["-l", "1M"],
+    equal(name, work=work)
+    equal("-U", "--output=json", name, work=work)
+
+
+@pytest.mark.parametrize("make", [zoo.chain, zoo.all_states, zoo.compressed, zoo.subclusters,
+                                  zoo.raw_data_file, zoo.raw])
+def test_parts_of_a_disk_are_those_of_qemu_img(make, work):
+    name = make(work)
+    for words in (["-s", "100k"], ["-s", "0x48001"], ["-l", "1M"],
                   ["--start-offset=260k", "--max-length=70000"], ["-s", "1088k", "-l", "1"],
                   ["-l", "0"], ["-s", "100T"], ["-s", "8191P", "-l", "8191P"]):
         equal(*words, name, work=work)

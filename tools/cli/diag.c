@@ -75,15 +75,24 @@ void cli_start(void)
 	signal(SIGPIPE, SIG_IGN);
 }
 
+static int output_errno; /* why, where that was seen */
+
+bool cli_output_lost(void)
+{
+	if (!ferror(stdout))
+		return false;
+	if (output_errno == 0)
+		output_errno = errno;
+	return true;
+}
+
 int cli_finish(int status, int failure_status)
 {
-	int lost = 0;
-
-	if (fflush(stdout) != 0)
-		lost = errno;
-	if (lost == 0 && !ferror(stdout))
+	if (fflush(stdout) != 0 && output_errno == 0)
+		output_errno = errno;
+	if (output_errno == 0 && !ferror(stdout))
 		return status;
-	cli_error("could not write to standard output%s%s", lost ? ": " : "",
-		  lost ? strerror(lost) : "");
+	cli_error("could not write to standard output%s%s", output_errno ? ": " : "",
+		  output_errno ? strerror(output_errno) : "");
 	return status ? status : failure_status;
 }

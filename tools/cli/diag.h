@@ -3,6 +3,8 @@
 #ifndef TOOLS_CLI_DIAG_H
 #define TOOLS_CLI_DIAG_H
 
+#include <stdbool.h>
+
 /*
  * "qcow2: <sentence>" in one line on standard error, made safe for terminals. Returns 1, the exit
  * code of failure, so that `return cli_error(...)` works.
@@ -20,6 +22,9 @@ int cli_usage(const char *verb, const char *fmt, ...) __attribute__((format(prin
  * image never gets their numbers, and a closed pipe becomes an error rather than a signal.
  */
 void cli_start(void);
+
+/* Whether standard output has failed: reason enough to stop printing. */
+bool cli_output_lost(void);
 
 /*
  * Call last: writes out standard output. Returns status; if the output got lost and status is 0,
