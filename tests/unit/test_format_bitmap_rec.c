@@ -223,6 +223,8 @@ static void each_bit_of_a_table_entry_has_its_meaning(void **state)
 		assert_int_equal(e.all_ones, bit == 0);
 		assert_int_equal(e.faults, faults);
 	}
+	assert_int_equal(format_bitmap_entry_decode(&g, 0x50202).faults,
+			 FORMAT_FAULT_RESERVED | FORMAT_FAULT_UNALIGNED);
 	e = format_bitmap_entry_decode(&g, 0x50001);
 	assert_true(e.host_off == 0x50000 && !e.all_ones && e.faults == FORMAT_FAULT_RESERVED);
 }

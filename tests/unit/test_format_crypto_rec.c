@@ -132,6 +132,22 @@ static void fields_out_of_range_are_refused(void **state)
 	run(&version, -ENOTSUP);
 }
 
+static void slots_may_lie_in_any_order(void **state)
+{
+	uint8_t buf[592], again[592];
+	struct format_luks l;
+
+	(void)state;
+	make(buf);
+	for (uint32_t i = 0; i < 8; i++)
+		store_be32(buf + SLOT(i) + 40, 8 + 504 * (7 - i));
+	assert_int_equal(format_luks_decode(&l, buf, NULL), 0);
+	format_luks_encode(&l, again);
+	assert_memory_equal(again, buf, sizeof(buf));
+	store_be32(buf + SLOT(7) + 40, 9); /* into slot 6, which begins at 512 */
+	assert_int_equal(format_luks_decode(&l, buf, NULL), -EINVAL);
+}
+
 static void names_must_be_terminated(void **state)
 {
 	static const struct {
@@ -189,6 +205,7 @@ int main(void)
 		cmocka_unit_test(a_header_decodes_and_encodes_to_the_same_bytes),
 		cmocka_unit_test(slots_take_whole_groups_of_eight_sectors),
 		cmocka_unit_test(fields_out_of_range_are_refused),
+		cmocka_unit_test(slots_may_lie_in_any_order),
 		cmocka_unit_test(names_must_be_terminated),
 		cmocka_unit_test(a_uuid_may_fill_its_field),
 		cmocka_unit_test(bytes_behind_a_name_do_not_matter),

@@ -197,6 +197,25 @@ static void extended_entries_ignore_the_zero_flag(void **state)
 	assert_int_equal(format_l2_decode(&d, 0, 1).faults, FORMAT_FAULT_SUBCLUSTERS);
 }
 
+static void several_faults_are_all_told(void **state)
+{
+	struct format_geometry v2 = geometry(2, 16, false, false);
+	struct format_geometry x = geometry(3, 16, true, true);
+
+	(void)state;
+	assert_int_equal(format_l1_decode(&v2, 0x201).faults,
+			 FORMAT_FAULT_RESERVED | FORMAT_FAULT_UNALIGNED);
+	assert_int_equal(format_reftable_decode(&v2, 0x201).faults,
+			 FORMAT_FAULT_RESERVED | FORMAT_FAULT_UNALIGNED);
+	assert_int_equal(format_l2_decode(&v2, 0x203, 0).faults,
+			 FORMAT_FAULT_RESERVED | FORMAT_FAULT_UNALIGNED | FORMAT_FAULT_ZERO_IN_V2);
+	assert_int_equal(format_l2_decode(&x, 0x202, 0x100000001).faults,
+			 FORMAT_FAULT_RESERVED | FORMAT_FAULT_UNALIGNED | FORMAT_FAULT_SUBCLUSTERS);
+	assert_int_equal(format_l2_decode(&x, COPIED | COMPRESSED | 5, 1).faults,
+			 FORMAT_FAULT_COMPRESSED_COPIED | FORMAT_FAULT_COMPRESSED_BITMAP |
+				 FORMAT_FAULT_COMPRESSED_DATA_FILE);
+}
+
 static void standard_entries_have_no_subclusters(void **state)
 {
 	struct format_geometry g = geometry(3, 16, false, false);
@@ -346,6 +365,7 @@ int main(void)
 		cmocka_unit_test(data_file_offsets_must_equal_guest_offsets),
 		cmocka_unit_test(each_subcluster_has_its_two_bits),
 		cmocka_unit_test(extended_entries_ignore_the_zero_flag),
+		cmocka_unit_test(several_faults_are_all_told),
 		cmocka_unit_test(standard_entries_have_no_subclusters),
 		cmocka_unit_test(the_descriptor_of_the_reference_decodes),
 		cmocka_unit_test(descriptors_hold_any_place_and_length),

@@ -78,6 +78,9 @@ static void refuse(const struct image *im, int code, const char *sentence)
 
 	assert_int_equal(decode(im, &h, &err), code);
 	assert_string_equal(err.message, sentence);
+	assert_true(err.host_off != QCOW2_NO_OFFSET);
+	if (strstr(sentence, "(at 0x")) /* the place in the record is the one in the sentence */
+		assert_true(err.host_off == strtoull(strstr(sentence, "(at 0x") + 4, NULL, 16));
 	assert_null(h.ext.unknown);
 }
 
@@ -87,8 +90,6 @@ static void done(struct image *im, struct format_header *h)
 		format_header_release(h);
 	free(im->p);
 }
-
-/* ---- framing ------------------------------------------------------------------------------- */
 
 static void unknown_extensions_are_kept_in_order(void **state)
 {
@@ -211,8 +212,6 @@ static void a_header_as_long_as_the_cluster_has_no_room(void **state)
 	done(&im, &h);
 }
 
-/* ---- known types --------------------------------------------------------------------------- */
-
 static void the_last_of_several_holds(void **state)
 {
 	struct image im = make(3);
@@ -301,8 +300,6 @@ static void encryption_pointer_goes_with_luks(void **state)
 	}
 }
 
-/* ---- bitmaps ------------------------------------------------------------------------------- */
-
 struct bitmaps_case {
 	uint32_t nb, reserved;
 	uint64_t size, off;
@@ -333,6 +330,10 @@ static void bitmaps_have_their_limits(void **state)
 		 "bitmap directory of 67107841 bytes, expected at most 67107840"},
 		{1, 0, UINT64_MAX, 0x50000,
 		 "bitmap directory of 18446744073709551615 bytes, expected at most 67107840"},
+		{1, 0, 65535, 0x7fffffffffff0000, NULL},
+		{1, 0, 65536, 0x7fffffffffff0000,
+		 "bitmap directory offset 0x7fffffffffff0000, expected a multiple of the cluster"
+		 " size 0x10000 below 2^63"},
 		{1, 0, 32, 0x50200,
 		 "bitmap directory offset 0x50200, expected a multiple of the cluster size 0x10000"
 		 " below 2^63"},
@@ -384,8 +385,6 @@ static void a_bitmaps_extension_of_another_length_is_bad_in_any_case(void **stat
 		done(&im, &h);
 	}
 }
-
-/* ---- feature names ------------------------------------------------------------------------- */
 
 static size_t add_name(uint8_t *table, size_t n, uint8_t set, uint8_t bit, const char *name)
 {
@@ -475,8 +474,6 @@ static void a_name_table_is_found_behind_what_is_wrong(void **state)
 	done(&im, NULL);
 }
 
-/* ---- the backing file name ----------------------------------------------------------------- */
-
 static void the_backing_name_has_its_limits(void **state)
 {
 	static const struct {
@@ -527,8 +524,6 @@ static void the_backing_name_has_its_limits(void **state)
 		done(&im, &h);
 	}
 }
-
-/* ---- memory -------------------------------------------------------------------------------- */
 
 static int allowed;
 
