@@ -59,6 +59,17 @@ int job_target_qcow2(struct job_target **target, const char *path, const struct 
 		     const struct qcow2_convert_options *options,
 		     const struct qcow2_create_options *create, struct qcow2_error *err);
 
+/* How an existing, empty qcow2 image was made (existing.c). */
+struct job_existing {
+	struct qcow2_create_options create; /* its strings are below */
+	char *backing_file, *backing_format;
+};
+
+/* -ENOTSUP if the image at path isn't empty, -ENOSPC if its disk is smaller than size_bytes. */
+int job_existing_open(struct job_existing *e, const char *path, uint64_t size_bytes,
+		      struct qcow2_error *err);
+void job_existing_release(struct job_existing *e);
+
 /* -EINVAL if the file that was opened at place is one that the source is read from. */
 int job_target_differs(const struct image_place *place, const struct job_source *source,
 		       struct qcow2_error *err);

@@ -18,6 +18,8 @@ struct qcow2_target {
 	bool finished;
 	struct image_writer *writer;
 	unsigned prealloc;
+	struct job_existing existing; /* with QCOW2_CONVERT_EXISTING: what is being made anew */
+	bool existed;
 	bool raw_data; /* the draft maps everything into a raw data file: only data are left to do
 			*/
 };
@@ -101,11 +103,18 @@ static void qcow2_target_close(struct job_target *target)
 {
 	struct qcow2_target *t = qcow2_of(target);
 
+	char *path =
+		t->existed && t->drafting && !t->finished ? mem_strdup(t->draft.file.path) : NULL;
+
 	image_writer_free(t->writer);
 	if (t->finished)
 		image_draft_close(&t->draft);
 	else if (t->drafting)
 		image_draft_abandon(&t->draft);
+	if (path) /* empty again, as it was */
+		qcow2_create(path, &t->existing.create, NULL);
+	mem_free(path);
+	job_existing_release(&t->existing);
 	mem_free(t);
 }
 
@@ -119,10 +128,6 @@ static const struct job_target_ops qcow2_ops = {
 static int check_options(const struct qcow2_convert_options *options,
 			 const struct qcow2_create_options *create, struct qcow2_error *err)
 {
-	if (options->flags & QCOW2_CONVERT_EXISTING)
-		return error_set(err, -ENOTSUP,
-				 "writing into an existing qcow2 image isn't "
-				 "supported yet");
 	if (!(options->flags & QCOW2_CONVERT_COMPRESS))
 		return 0;
 	if (create->data_file)
@@ -181,17 +186,21 @@ int job_target_qcow2(struct job_target **target, const char *path, const struct 
 		     const struct qcow2_convert_options *options,
 		     const struct qcow2_create_options *create, struct qcow2_error *err)
 {
-	struct qcow2_target *t;
-	int ret;
+	struct qcow2_target *t = mem_zalloc(1, sizeof(*t));
+	int ret = 0;
 
-	ret = check_options(options, create, err);
-	if (ret < 0)
-		return ret;
-	t = mem_zalloc(1, sizeof(*t));
 	if (!t)
 		return error_errno(err, -ENOMEM, "can't write \"%s\"", path);
 	t->target.ops = &qcow2_ops;
-	ret = begin_draft(t, path, source, options, create, err);
+	t->existed = options->flags & QCOW2_CONVERT_EXISTING;
+	if (t->existed) {
+		ret = job_existing_open(&t->existing, path, source->size_bytes, err);
+		create = &t->existing.create;
+	}
+	if (ret == 0)
+		ret = check_options(options, create, err);
+	if (ret == 0)
+		ret = begin_draft(t, path, source, options, create, err);
 	if (ret == 0)
 		ret = begin_writer(t, create, err);
 	if (ret < 0) {
