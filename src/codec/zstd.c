@@ -5,7 +5,7 @@
  * frames in a row, the last of which ends exactly with the cluster.
  */
 #include <errno.h>
-#include <stdbool.h>
+#include <stdint.h>
 #include <zstd.h>
 
 #include "base/alloc.h"
@@ -51,26 +51,34 @@ size_t zstd_codec_compress(struct zstd_codec *codec, const void *in, size_t len,
 	return ZSTD_isError(ret) ? 0 : ret;
 }
 
+/*
+ * Frame by frame, each in one call straight into the cluster: unlike with the streaming interface
+ * no window is allocated, whatever size a frame's header asks for.
+ */
 int zstd_codec_decompress(struct zstd_codec *codec, const void *in, size_t in_len, void *out,
 			  size_t out_len, struct qcow2_error *err)
 {
-	ZSTD_inBuffer src = {.src = in, .size = in_len};
-	ZSTD_outBuffer dst = {.dst = out, .size = out_len};
-	size_t ret = 1;
+	const uint8_t *src = in;
+	uint8_t *dst = out;
+	size_t done = 0;
 
-	ZSTD_DCtx_reset(codec->dec, ZSTD_reset_session_only);
-	while (dst.pos < dst.size || ret != 0) {
-		size_t in_before = src.pos, out_before = dst.pos;
+	while (done < out_len) {
+		size_t frame_len = ZSTD_findFrameCompressedSize(src, in_len);
+		size_t n = frame_len;
 
-		ret = ZSTD_decompressStream(codec->dec, &dst, &src);
-		if (ZSTD_isError(ret))
-			return error_set(err, -EIO, "damaged zstd frame: %s",
-					 ZSTD_getErrorName(ret));
-		if (src.pos == in_before && dst.pos == out_before)
-			return error_set(
-				err, -EIO,
-				"zstd frame doesn't end with the cluster: %zu of %zu bytes",
-				dst.pos, dst.size);
+		if (in_len == 0)
+			return error_set(err, -EIO, "zstd frames end after 0x%zx of 0x%zx bytes",
+					 done, out_len);
+		if (!ZSTD_isError(frame_len))
+			n = ZSTD_decompressDCtx(codec->dec, dst + done, out_len - done, src,
+						frame_len);
+		if (ZSTD_isError(n))
+			return error_set(err, -EIO,
+					 "zstd frame is damaged after 0x%zx of 0x%zx bytes: %s",
+					 done, out_len, ZSTD_getErrorName(n));
+		done += n;
+		src += frame_len;
+		in_len -= frame_len;
 	}
 	return 0;
 }
