@@ -202,12 +202,18 @@ def fuzz(run):
         run.failed.append("fuzzing: there are no targets")
     run.say(f"fuzzing: {len(plan)} targets")
 
+    made = CLANG / "seeds"
+    if not run.step("fuzzing: seeds", 60, [sys.executable, "fuzz/make_seeds.py",
+                                           str(made / "fuzz_open")]):
+        return
+
     def one(seconds, target):
         corpus = CLANG / "corpus" / target.name
         crashes = CLANG / "crashes"
         for folder in (corpus, crashes):
             folder.mkdir(parents=True, exist_ok=True)
-        seeds = [str(p) for p in [ROOT / "fuzz/corpus" / target.name] if p.is_dir()]
+        seeds = [str(p) for p in [ROOT / "fuzz/corpus" / target.name, made / target.name]
+                 if p.is_dir()]
         argv = [str(target), f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048",
                 "-print_final_stats=1", f"-artifact_prefix={crashes}/{target.name}-",
                 str(corpus), *seeds]

@@ -149,7 +149,7 @@ struct qcow2_policy {
 		QCOW2_MEMBER(struct_size) sizeof(struct qcow2_policy)                              \
 	}
 
-#define QCOW2_OPEN_WRITE 1u /* open for writing (raw images; qcow2 through convert only so far) */
+#define QCOW2_OPEN_WRITE 1u	  /* reserved for opening to write: -ENOTSUP so far */
 #define QCOW2_OPEN_FORCE_SHARE 2u /* don't mind other programs that write to it (qemu-img -U) */
 #define QCOW2_OPEN_INFO                                                                            \
 	4u /* only info, dump: neither backing nor data file is opened, no reading */
@@ -183,8 +183,8 @@ struct qcow2_open_options {
  * taken before the first byte is read. Errors beside those of the operating system:
  * -EINVAL (not the format, or a field out of range), -ENOTSUP (an unknown version or feature, an
  * encrypted image), -EFBIG (a table beyond the limits), -EAGAIN (locked by another program),
- * -EACCES (marked corrupt and QCOW2_OPEN_WRITE), -ELOOP (a chain too deep or in a circle),
- * -EPERM (a reference that the policy doesn't allow), -ENOENT (no such file or snapshot).
+ * -ELOOP (a chain too deep or in a circle), -EPERM (a reference that the policy doesn't allow),
+ * -ENOENT (no such file or snapshot).
  */
 int qcow2_open(struct qcow2_image **image, const char *path,
 	       const struct qcow2_open_options *options, struct qcow2_error *err);

@@ -29,8 +29,7 @@ void image_warn(const struct qcow2_image *image, const char *fmt, ...)
 
 unsigned image_storage_flags(unsigned open_flags)
 {
-	return (open_flags & QCOW2_OPEN_WRITE ? STORAGE_FILE_WRITE : 0) |
-	       (open_flags & QCOW2_OPEN_DIRECT ? STORAGE_FILE_DIRECT : 0) |
+	return (open_flags & QCOW2_OPEN_DIRECT ? STORAGE_FILE_DIRECT : 0) |
 	       (open_flags & QCOW2_OPEN_NO_FLUSH ? STORAGE_FILE_NO_FLUSH : 0) |
 	       (open_flags & QCOW2_OPEN_WRITETHROUGH ? STORAGE_FILE_WRITETHROUGH : 0);
 }
@@ -83,8 +82,8 @@ static const struct disk_ops qcow2_disk_ops = {
 /* ---- opening ---- */
 
 /* The locks of section 25.3 of the reference. */
-static int take_lock(struct qcow2_storage store, const char *format, bool is_backing,
-		     unsigned flags, struct qcow2_error *err)
+static int take_lock(struct qcow2_storage store, const char *format, unsigned flags,
+		     struct qcow2_error *err)
 {
 	unsigned use = QCOW2_LOCK_READ;
 	unsigned forbid = QCOW2_LOCK_WRITE | QCOW2_LOCK_RESIZE;
@@ -95,11 +94,6 @@ static int take_lock(struct qcow2_storage store, const char *format, bool is_bac
 		forbid = 0;
 	if (flags & QCOW2_OPEN_INFO)
 		use = 0;
-	if ((flags & QCOW2_OPEN_WRITE) && !is_backing) {
-		use |= QCOW2_LOCK_WRITE;
-		if (strcmp(format, "raw") != 0)
-			use |= QCOW2_LOCK_RESIZE;
-	}
 	if (flags & QCOW2_OPEN_FORCE_SHARE)
 		forbid = 0;
 	return storage_lock(store, use, forbid, err);
@@ -125,7 +119,7 @@ static int settle_format(struct qcow2_storage store, const char *given, const ch
 		return 0;
 	}
 	/* share everything while looking, but respect who forbids reading */
-	ret = take_lock(store, "raw", true, flags & ~QCOW2_OPEN_WRITE, err);
+	ret = take_lock(store, "raw", flags, err);
 	return ret < 0 ? ret : disk_probe(store, format, err);
 }
 
@@ -159,6 +153,17 @@ static int refuse_encrypted(const struct format_header *h, const char *path,
 			 path, h->crypt_method == LAYOUT_CRYPT_AES ? "AES" : "LUKS");
 }
 
+static int check_raw_data(const struct format_header *h, const char *path, struct qcow2_error *err)
+{
+	if (!(h->autoclear & LAYOUT_AUTOCLEAR_DATA_FILE_RAW) ||
+	    (h->incompatible & LAYOUT_INCOMPAT_DATA_FILE))
+		return 0;
+	return error_set(err, -EINVAL,
+			 "\"%s\" says that its external data file is raw, but it has "
+			 "none: it requires a data file",
+			 path);
+}
+
 static int find_view(struct qcow2_image *image, const char *id, struct meta_snapshots *list,
 		     const struct format_snapshot **snap, struct qcow2_error *err)
 {
@@ -188,6 +193,8 @@ static int load_view(struct qcow2_image *image, const struct qcow2_open_options 
 
 	ret = refuse_encrypted(&q->meta.header, image->path, err);
 	if (ret == 0)
+		ret = check_raw_data(&q->meta.header, image->path, err);
+	if (ret == 0)
 		ret = find_view(image, is_backing ? NULL : options->snapshot, &list, &snap, err);
 	if (ret == 0)
 		ret = meta_load_l1(&q->meta, snap, cache, err);
@@ -201,7 +208,9 @@ static int open_qcow2(struct qcow2_image *image, bool is_backing,
 		      const struct qcow2_open_options *options, struct qcow2_error *err)
 {
 	struct image_qcow2 *q = mem_zalloc(1, sizeof(*q));
-	unsigned allow = 0;
+	/* damage in what reading doesn't need */
+	const unsigned allow = FORMAT_HEADER_ALLOW_SNAPSHOTS | FORMAT_HEADER_ALLOW_REFTABLE |
+			       FORMAT_HEADER_ALLOW_BITMAPS;
 	int ret;
 
 	if (!q) {
@@ -213,9 +222,6 @@ static int open_qcow2(struct qcow2_image *image, bool is_backing,
 	q->data_filename = image->path;
 	image->disk = &q->disk;
 	image->qcow2 = q;
-	if (is_backing || !(options->flags & QCOW2_OPEN_WRITE))
-		allow = FORMAT_HEADER_ALLOW_SNAPSHOTS | FORMAT_HEADER_ALLOW_REFTABLE |
-			FORMAT_HEADER_ALLOW_BITMAPS;
 	ret = meta_open(&q->meta, q->file, allow, err);
 	if (ret < 0) {
 		error_prefix(err, "can't open \"%s\" as qcow2", image->path);
@@ -262,7 +268,7 @@ int image_open_layer(struct qcow2_image **image, struct qcow2_storage store, con
 	i->store = store;
 	ret = settle_format(store, format, &i->format, options->flags, err);
 	if (ret == 0)
-		ret = take_lock(store, i->format, is_backing, options->flags, err);
+		ret = take_lock(store, i->format, options->flags, err);
 	if (ret < 0)
 		storage_close(&i->store);
 	else

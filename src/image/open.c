@@ -120,7 +120,6 @@ static int open_backing(const struct qcow2_image *top, struct qcow2_image *above
 	struct storage_file_stat st;
 	int ret;
 
-	below.flags &= ~QCOW2_OPEN_WRITE;
 	ret = check_reference(above, policy, depth, err);
 	if (ret == 0 && !above->backing_path) /* it couldn't be resolved; once more, to say why */
 		ret = resolve_backing(above, err);
@@ -191,10 +190,8 @@ static int check_flags(unsigned flags, struct qcow2_error *err)
 	if (flags & ~OPEN_FLAGS_KNOWN)
 		return error_set(err, -EINVAL, "unknown open flags 0x%x",
 				 flags & ~OPEN_FLAGS_KNOWN);
-	if ((flags & QCOW2_OPEN_WRITE) && (flags & (QCOW2_OPEN_FORCE_SHARE | QCOW2_OPEN_INFO)))
-		return error_set(err, -EINVAL,
-				 "an image can't be opened for writing and shared "
-				 "with other writers, or opened for information only, at once");
+	if (flags & QCOW2_OPEN_WRITE)
+		return error_set(err, -ENOTSUP, "opening an image for writing isn't supported yet");
 	return 0;
 }
 
