@@ -394,7 +394,7 @@ int format_header_decode(struct format_header *h, const uint8_t *cluster, uint64
 			 unsigned allow, unsigned *tolerated, struct qcow2_error *err)
 {
 	unsigned passed = 0;
-	uint32_t cluster_bits;
+	uint32_t cluster_bits = 0;
 	int ret;
 
 	*h = (struct format_header){0};

@@ -234,7 +234,7 @@ int cli_parse(const struct cli_command *command, int argc, char **argv, void *ar
 			return -1;
 		}
 		o = find(command, n, c);
-		if (take(command, o, optarg, args) < 0)
+		if (!o || take(command, o, optarg, args) < 0)
 			return -1;
 	}
 	return optind;
