@@ -26,6 +26,7 @@ RESULTS = ROOT / "build-test"
 ASAN = ROOT / "build-asan"
 CLANG = ROOT / "build-clang"
 TSAN = ROOT / "build-tsan"
+RELEASE = ROOT / "build-release"
 BUDGET = 14 * 60
 JOBS = os.cpu_count() or 1
 TOOLS = ["meson", "ninja", "gcc", "g++", "clang", "clang-format", "qemu-img", "qemu-io",
@@ -248,6 +249,9 @@ def main():
         meson_tests(run, "unit tests", ASAN)
         python_tests(run)
     if run.mode != "quick":
+        # What people build; the optimizer finds warnings of its own.
+        build(run, "gcc, release", "gcc", RELEASE,
+              ["-Dwerror=true", "-Dbuildtype=release", "-Dtests=false"])
         if build(run, "gcc, TSan", "gcc", TSAN, [*OPTIONS, "-Db_sanitize=thread"]):
             meson_tests(run, "unit tests under TSan", TSAN, "--suite", "unit")
         if build(run, "clang, libFuzzer", "clang", CLANG,
