@@ -309,7 +309,7 @@ static int reference(struct image_fresh *f, uint64_t first, uint64_t nclusters,
 static int place_block(struct image_fresh *f, uint64_t cluster, struct qcow2_error *err)
 {
 	uint64_t idx = cluster >> f->g.refblock_bits;
-	uint64_t block, blocks_used, hint;
+	uint64_t block = 0, blocks_used, hint;
 	int rc;
 
 	rc = find_free(f, 1, &block, err);
