@@ -16,10 +16,9 @@ struct verb {
 };
 
 static const struct verb verbs[] = {
-	{&info_command, verb_info},
-	{&map_command, verb_map},
-	{&compare_command, verb_compare},
-	{&dump_command, verb_dump},
+	{&create_command, verb_create},	  {&info_command, verb_info},
+	{&map_command, verb_map},	  {&convert_command, verb_convert},
+	{&compare_command, verb_compare}, {&dump_command, verb_dump},
 };
 #define NVERBS (sizeof(verbs) / sizeof(verbs[0]))
 

@@ -110,8 +110,9 @@ def test_wrong_options(words, said):
 def test_options_and_operands_mix_and_long_ones_can_be_cut_short(work):
     name = zoo.fresh(work)
     expected = tool("info", "--output=json", "-f", "qcow2", name, cwd=work).succeeded().out
-    for words in ([name, "--output", "json"], ["--out=json", name], ["-fqcow2", name, "--outp=json"],
-                  ["-U", name, "--output=human", "--output=json"], ["--output=json", "--", name]):
+    for words in ([name, "--output", "json"], ["--out=json", name],
+                  ["-fqcow2", name, "--outp=json"], ["--output=json", "--", name],
+                  ["-U", name, "--output=human", "--output=json"]):
         assert tool("info", *words, cwd=work).succeeded().out == expected
 
 

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: MIT */
+/* qcow2 convert: copies disks into a new image, or over an existing one. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cli/diag.h"
+#include "cli/interrupt.h"
+#include "cli/progress.h"
+#include "create_options.h"
+#include "image.h"
+#include "snapshot_arg.h"
+#include "verb.h"
+
+#define SPARSE_MAX (16 << 20)
+
+struct convert_args {
+	const char *format, *target_format, *backing, *backing_format, *snapshot;
+	struct cli_list options;
+	struct cli_size sparse, threads, rate;
+	int source_cache, target_cache;
+	bool compress, no_create, target_is_zero, disordered, offload, force_share, salvage, force;
+	bool progress, quiet;
+};
+
+#define AT(member) offsetof(struct convert_args, member)
+
+static const struct cli_option convert_options[] = {
+	{'f', "format", CLI_STRING, AT(format), "FMT", "format of the sources (default: look)",
+	 NULL},
+	{'O', "target-format", CLI_STRING, AT(target_format), "FMT",
+	 "format of the target, qcow2 or raw (the default)", NULL},
+	{'o', "options", CLI_LIST, AT(options), "LIST",
+	 "NAME=VALUE,... of the target: see '-o help'", NULL},
+	{'B', "backing", CLI_STRING, AT(backing), "FILE", "copy the top layer only, on this file",
+	 NULL},
+	{'b', NULL, CLI_STRING, AT(backing), "FILE", NULL, NULL},
+	{'F', "backing-format", CLI_STRING, AT(backing_format), "FMT", "format of that file", NULL},
+	{'c', "compress", CLI_FLAG, AT(compress), NULL, "compress the data (qcow2)", NULL},
+	{'l', "snapshot", CLI_STRING, AT(snapshot), "ID|NAME", "copy this internal snapshot", NULL},
+	{'n', "no-create", CLI_FLAG, AT(no_create), NULL, "write into an image that exists", NULL},
+	{0, "target-is-zero", CLI_FLAG, AT(target_is_zero), NULL, "with -n: it reads as zeros",
+	 NULL},
+	{'S', "sparse-size", CLI_SIZE, AT(sparse), "SIZE", "zeros to leave out (from 4k); 0: none",
+	 NULL},
+	{'m', "parallel", CLI_NUMBER, AT(threads), "N", "threads; any number gives the same result",
+	 NULL},
+	{'W', "out-of-order", CLI_FLAG, AT(disordered), NULL,
+	 "write in any order; -C has no effect yet", NULL},
+	{'C', NULL, CLI_FLAG, AT(offload), NULL, NULL, NULL},
+	{'r', "rate-limit", CLI_SIZE, AT(rate), "SIZE", "move so many bytes a second at most",
+	 NULL},
+	{'t', NULL, CLI_CHOICE, AT(target_cache), "CACHE",
+	 "of target (unsafe) and sources (writeback)", tool_cache_modes},
+	{'T', NULL, CLI_CHOICE, AT(source_cache), "CACHE", NULL, tool_cache_modes},
+	{'U', "force-share", CLI_FLAG, AT(force_share), NULL, "read even while others write", NULL},
+	{0, "salvage", CLI_FLAG, AT(salvage), NULL, "what can't be read becomes zeros", NULL},
+	{0, "force", CLI_FLAG, AT(force), NULL, "replace a target that isn't empty", NULL},
+	{'p', "progress", CLI_FLAG, AT(progress), NULL, "show the progress in percent", NULL},
+	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "show nothing but errors", NULL},
+	CLI_END,
+};
+
+const struct cli_command convert_command = {
+	.name = "convert",
+	.operands = "SOURCE... TARGET",
+	.summary = "Copies disks, one behind the other, into a new image.",
+	.options = convert_options,
+	.notes = "CACHE is none, writeback, writethrough, directsync or unsafe.",
+	.failure_status = EXIT_FAILURE,
+};
+
+struct sources {
+	struct qcow2_image **images;
+	size_t n;
+};
+
+static void sources_release(struct sources *sources)
+{
+	size_t i;
+
+	for (i = 0; i < sources->n; i++)
+		qcow2_close(sources->images[i]);
+	free(sources->images);
+}
+
+/* What doesn't go together, before anything is opened. 0, or an exit code after the sentence. */
+static int check(const struct convert_args *args, const struct tool_create *create, int nsources)
+{
+	uint64_t sparse = args->sparse.value;
+
+	if (nsources < 1)
+		return cli_usage("convert", "expecting a source and a target");
+	if (args->no_create && args->options.n)
+		return cli_usage("convert", "-o has no effect with -n, which makes no image");
+	if (args->target_is_zero && !args->no_create)
+		return cli_usage("convert", "--target-is-zero goes with -n only");
+	if (args->target_is_zero && create->lib.backing_file)
+		return cli_usage("convert", "--target-is-zero and a backing file of the target "
+					    "don't go together");
+	if (args->compress && strcmp(create->lib.format, "raw") == 0)
+		return cli_usage("convert", "raw images can't be compressed (use -O qcow2)");
+	if (nsources > 1 && create->lib.backing_file)
+		return cli_usage("convert", "a backing file of the target makes no sense with "
+					    "several sources");
+	if (nsources > 1 && args->snapshot)
+		return cli_usage("convert", "-l takes one source only");
+	if (args->sparse.given && (sparse % 512 || sparse > SPARSE_MAX))
+		return cli_usage("convert", "-S takes multiples of 512 up to 16M, not %llu",
+				 (unsigned long long)sparse);
+	return 0;
+}
+
+/*
+ * With -n and without -O, qemu-img writes raw over whatever the target holds. Over an image that's
+ * hardly meant.
+ */
+static int check_existing(const struct convert_args *args, const char *target)
+{
+	struct qcow2_open_options options = QCOW2_OPEN_OPTIONS_INIT;
+	struct qcow2_info info = QCOW2_INFO_INIT;
+	struct qcow2_image *image = NULL;
+	bool is_image;
+
+	if (!args->no_create || args->target_format)
+		return 0;
+	options.flags = QCOW2_OPEN_INFO | QCOW2_OPEN_NO_LOCK;
+	if (qcow2_open(&image, target, &options, NULL) < 0)
+		return 0; /* what's wrong with it is told when it is written */
+	is_image = qcow2_info(image, &info, NULL) == 0 && strcmp(info.format, "raw") != 0;
+	qcow2_close(image);
+	if (is_image)
+		return cli_usage("convert",
+				 "\"%s\" holds an image: say -O qcow2 to write into it, or -O raw "
+				 "to write over it",
+				 target);
+	return 0;
+}
+
+static int collect(struct tool_create *create, const struct convert_args *args)
+{
+	size_t i;
+	int rc = 0;
+
+	for (i = 0; rc == 0 && i < args->options.n; i++)
+		rc = tool_create_set_list(create, args->options.items[i]);
+	if (rc == 0 && args->backing)
+		rc = tool_create_set(create, "backing_file", args->backing);
+	if (rc == 0 && args->backing_format)
+		rc = tool_create_set(create, "backing_fmt", args->backing_format);
+	if (args->force)
+		create->lib.flags |= QCOW2_CREATE_OVERWRITE;
+	return rc;
+}
+
+static int open_sources(struct sources *sources, const struct convert_args *args, char **paths,
+			size_t n)
+{
+	unsigned flags = tool_cache_read_flags(args->source_cache) |
+			 (args->force_share ? QCOW2_OPEN_FORCE_SHARE : 0);
+	char *snapshot = NULL;
+	int rc = 0;
+
+	sources->images = calloc(n, sizeof(*sources->images));
+	if (!sources->images) {
+		cli_error("out of memory");
+		return -ENOMEM;
+	}
+	if (args->snapshot)
+		rc = tool_find_snapshot(paths[0], args->format, flags, args->snapshot, &snapshot);
+	while (rc == 0 && sources->n < n) {
+		rc = tool_open(&sources->images[sources->n], paths[sources->n], args->format,
+			       snapshot, flags);
+		if (rc == 0)
+			sources->n++;
+	}
+	free(snapshot);
+	return rc;
+}
+
+/* Whether writing to target would destroy what is being read. Locks see it too, but not with -U. */
+static bool is_source(const struct sources *sources, const struct stat *target)
+{
+	struct qcow2_image *image;
+	size_t i;
+
+	for (i = 0; i < sources->n; i++) {
+		for (image = sources->images[i]; image; image = qcow2_backing(image)) {
+			struct qcow2_info info = QCOW2_INFO_INIT;
+			struct stat st;
+
+			if (qcow2_info(image, &info, NULL) == 0 && info.filename &&
+			    stat(info.filename, &st) == 0 && st.st_dev == target->st_dev &&
+			    st.st_ino == target->st_ino)
+				return true;
+		}
+	}
+	return false;
+}
+
+static void warn(void *opaque, const char *sentence)
+{
+	cli_progress_clear(opaque);
+	cli_warn("%s", sentence);
+}
+
+static unsigned convert_flags(const struct convert_args *args, const struct tool_create *create)
+{
+	return (args->compress ? QCOW2_CONVERT_COMPRESS : 0) |
+	       (args->no_create ? QCOW2_CONVERT_EXISTING : 0) |
+	       (args->target_is_zero ? QCOW2_CONVERT_TARGET_IS_ZERO : 0) |
+	       (args->salvage ? QCOW2_CONVERT_SALVAGE : 0) |
+	       (args->disordered ? QCOW2_CONVERT_DISORDERED : 0) |
+	       (create->lib.backing_file ? QCOW2_CONVERT_ON_TOP : 0);
+}
+
+static int convert(const struct sources *sources, const char *target,
+		   const struct convert_args *args, struct tool_create *create)
+{
+	struct qcow2_convert_options options = QCOW2_CONVERT_OPTIONS_INIT;
+	struct cli_progress progress;
+	struct qcow2_error err = {0};
+	struct stat st;
+	int rc;
+
+	if (stat(target, &st) == 0) {
+		if (is_source(sources, &st))
+			return cli_error(
+				"\"%s\" is read and to be written: a source and the target "
+				"are the same file",
+				target);
+		if (S_ISBLK(st.st_mode))
+			create->lib.flags |= QCOW2_CREATE_OVERWRITE;
+	}
+	options.flags = convert_flags(args, create);
+	options.create = &create->lib;
+	options.target_open_flags = tool_cache_write_flags(args->target_cache);
+	options.threads = (unsigned)args->threads.value;
+	if (args->sparse.given)
+		options.sparse_bytes = args->sparse.value;
+	options.rate_limit = args->rate.value;
+	options.progress.tick = cli_progress_tick;
+	options.progress.opaque = &progress;
+	options.warn = args->quiet ? NULL : warn;
+	options.opaque = &progress;
+	cli_interrupt_catch();
+	cli_progress_begin(&progress, args->progress, args->quiet);
+	rc = qcow2_convert(sources->images, sources->n, target, &options, NULL, &err);
+	cli_progress_end(&progress, rc == 0);
+	if (rc == -ECANCELED)
+		cli_interrupt_die();
+	if (rc < 0)
+		tool_explain(&err, rc == -EEXIST ? "--force replaces it" : NULL);
+	return rc < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int verb_convert(int argc, char **argv)
+{
+	struct convert_args args = {.source_cache = TOOL_CACHE_WRITEBACK,
+				    .target_cache = TOOL_CACHE_UNSAFE};
+	struct sources sources = {0};
+	struct tool_create create;
+	const char *format;
+	int status, first = cli_parse(&convert_command, argc, argv, &args, &status);
+	int nsources = argc - first - 1;
+
+	format = args.target_format ? args.target_format : "raw";
+	tool_create_init(&create, "convert", format);
+	if (first < 0)
+		goto out;
+	status = EXIT_FAILURE;
+	if (!tool_known_format(args.format) || !tool_known_format(args.target_format))
+		goto out;
+	if (collect(&create, &args) < 0)
+		goto out;
+	if (create.help) {
+		tool_create_print_help(format);
+		status = EXIT_SUCCESS;
+		goto out;
+	}
+	status = check(&args, &create, nsources);
+	if (status == 0)
+		status = check_existing(&args, argv[argc - 1]);
+	if (status != 0)
+		goto out;
+	tool_many_files();
+	status = EXIT_FAILURE;
+	if (open_sources(&sources, &args, argv + first, (size_t)nsources) == 0)
+		status = convert(&sources, argv[argc - 1], &args, &create);
+out:
+	sources_release(&sources);
+	tool_create_release(&create);
+	cli_list_release(&args.options);
+	return status;
+}
