@@ -72,6 +72,16 @@ def test_lost_bitmaps_are_not_listed_but_told(work):
     assert len(ours.warnings()) == 1 and "bitmap" in ours.err, ours.describe()
 
 
+def test_damaged_snapshots_are_told_and_the_rest_is_shown(work):
+    name = zoo.snapshots(work)
+    zoo.patch(work, name, 64, struct.pack(">Q", 1 << 50))
+    result = tool("info", name, cwd=work).succeeded()
+    assert len(result.warnings()) == 1 and result.warnings() == result.err.splitlines()
+    assert "snapshot" in result.err and "Snapshot list" not in result.out
+    assert "virtual size: 64 MiB" in result.out
+    assert "snapshots" not in tool("info", "--output=json", name, cwd=work).json()
+
+
 def test_control_characters_of_names_dont_reach_the_terminal(work):
     name = zoo.odd_snapshots(work)
     off = struct.unpack(">Q", Path(work, name).read_bytes()[64:72])[0]
