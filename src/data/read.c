@@ -28,8 +28,13 @@ int data_map(const struct data_layers *layers, uint64_t guest_off, uint64_t len_
 		struct disk *disk = layers->disks[depth];
 
 		out->past_end = guest_off >= disk->size_bytes;
-		/* the zeros behind a shorter backing file are the layer's above it */
-		out->depth = out->past_end && depth > 0 ? depth - 1 : depth;
+		out->depth = depth;
+		if (out->past_end && depth > 0) {
+			/* zeros of the layer above, which may have a place for them */
+			out->depth = depth - 1;
+			out->run.kind = DISK_RUN_ZERO;
+			return 0;
+		}
 		if (out->past_end) {
 			out->run = (struct disk_run){.kind = DISK_RUN_ZERO, .len_bytes = len};
 			return 0;
