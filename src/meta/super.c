@@ -96,28 +96,35 @@ static int check_snapshot_l1(const struct meta *m, const struct format_snapshot 
 	return 0;
 }
 
-/* Where the L1 table is that maps the wanted view, and how large that view's disk is. */
+/*
+ * Where the L1 table is that maps the wanted view, and how many of its entries map the disk.
+ *
+ * A snapshot is read at the image's present size, as by others, or at its own if that is larger,
+ * so that nothing of it is lost. What it has behind its own size is VM state, never disk.
+ */
 static int choose_view(struct meta *m, const struct format_snapshot *snap, uint64_t *l1_off,
 		       uint32_t *entries, struct qcow2_error *err)
 {
+	uint64_t size;
 	int ret;
 
 	*l1_off = m->header.l1_off;
-	*entries = m->header.l1_entries;
+	*entries = (uint32_t)min_u64(m->header.l1_entries,
+				     format_size_to_l1(&m->geometry, m->size_bytes));
 	if (!snap)
 		return 0;
 	ret = check_snapshot_l1(m, snap, err);
 	if (ret < 0)
 		return ret;
-	*l1_off = snap->l1_off;
-	*entries = snap->l1_entries;
-	if (snap->has_disk_size)
-		m->size_bytes = align_down(snap->disk_size, LAYOUT_SECTOR);
-	if (m->size_bytes > format_max_size(&m->geometry))
+	size = snap->has_disk_size ? align_down(snap->disk_size, LAYOUT_SECTOR) : m->size_bytes;
+	if (size > format_max_size(&m->geometry))
 		return error_set(err, -EFBIG,
 				 "snapshot \"%s\": its disk of %" PRIu64
 				 " bytes is larger than the format allows",
-				 snap->name, m->size_bytes);
+				 snap->name, size);
+	*l1_off = snap->l1_off;
+	*entries = (uint32_t)min_u64(snap->l1_entries, format_size_to_l1(&m->geometry, size));
+	m->size_bytes = max_u64(m->size_bytes, size);
 	return 0;
 }
 
@@ -134,7 +141,6 @@ int meta_load_l1(struct meta *m, const struct format_snapshot *snap, uint64_t ca
 	ret = choose_view(m, snap, &l1_off, &entries, err);
 	if (ret < 0)
 		return ret;
-	entries = (uint32_t)min_u64(entries, format_size_to_l1(&m->geometry, m->size_bytes));
 	ret = meta_read_table(m, l1_off, (uint64_t)entries * LAYOUT_L1_ENTRY_LEN, &bytes, &got,
 			      err);
 	if (ret < 0) {
