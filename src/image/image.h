@@ -9,6 +9,7 @@
 #define IMAGE_IMAGE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "data/data.h"
 #include "disk/disk.h"
@@ -23,6 +24,7 @@ struct image_qcow2 { /* a qcow2 disk; begins with the interface that it implemen
 		data_file; /* owned; not open unless the image has one and it is needed */
 	struct data_packed *packed;
 	const char *data_filename; /* of meta.data; points into the image */
+	atomic_int preallocated;   /* what meta_looks_preallocated said; -1: not asked yet */
 };
 
 /* What reading doesn't need: loaded by the first qcow2_info, owned by the image. */
@@ -76,6 +78,13 @@ int image_open_layer(struct qcow2_image **image, struct qcow2_storage store, con
 		     const char *format, bool is_backing, const struct qcow2_open_options *options,
 		     struct qcow2_error *err);
 void image_free_layer(struct qcow2_image *image);
+
+/*
+ * Looks whether a DATA run of this disk, if that is a preallocated qcow2 image, is a hole of its
+ * host file. Cuts the run to what the answer holds for.
+ */
+int image_find_hole(struct disk *disk, struct disk_run *run, bool *is_hole,
+		    struct qcow2_error *err);
 
 /* STORAGE_FILE_* for QCOW2_OPEN_*. */
 unsigned image_storage_flags(unsigned open_flags);

@@ -79,6 +79,37 @@ static const struct disk_ops qcow2_disk_ops = {
 	.read_compressed = qcow2_disk_read_compressed,
 };
 
+/* Two threads may ask at once: they get the same answer. */
+static bool looks_preallocated(struct image_qcow2 *q)
+{
+	int known = atomic_load(&q->preallocated);
+	struct storage_file_stat st;
+
+	if (known < 0) {
+		known = storage_file_stat(q->file, &st, NULL) == 0 && !st.is_block_device &&
+			meta_looks_preallocated(&q->meta, st.disk_bytes);
+		atomic_store(&q->preallocated, known);
+	}
+	return known > 0;
+}
+
+int image_find_hole(struct disk *disk, struct disk_run *run, bool *is_hole, struct qcow2_error *err)
+{
+	struct qcow2_storage_extent extent;
+	int ret;
+
+	*is_hole = false;
+	if (run->kind != DISK_RUN_DATA || disk->ops != &qcow2_disk_ops ||
+	    !looks_preallocated(qcow2_of(disk)))
+		return 0;
+	ret = storage_extent(run->store, run->host_off, run->len_bytes, &extent, err);
+	if (ret < 0)
+		return ret;
+	run->len_bytes = extent.len_bytes;
+	*is_hole = !extent.is_data;
+	return 0;
+}
+
 /* ---- opening ---- */
 
 /* The locks of section 25.3 of the reference. */
@@ -218,6 +249,7 @@ static int open_qcow2(struct qcow2_image *image, bool is_backing,
 		return error_errno(err, -ENOMEM, "can't open \"%s\"", image->path);
 	}
 	q->disk.ops = &qcow2_disk_ops;
+	atomic_init(&q->preallocated, -1);
 	q->file = image->store;
 	q->data_filename = image->path;
 	image->disk = &q->disk;

@@ -339,6 +339,7 @@ int qcow2_map(struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
 	      struct qcow2_extent *extent, struct qcow2_error *err)
 {
 	struct data_run r;
+	bool is_hole = false;
 	int ret;
 
 	if (len_bytes == 0)
@@ -347,6 +348,8 @@ int qcow2_map(struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
 	if (ret == 0)
 		ret = data_map(&image->layers, guest_off,
 			       min_u64(len_bytes, image->disk->size_bytes - guest_off), &r, err);
+	if (ret == 0)
+		ret = image_find_hole(image->layers.disks[r.depth], &r.run, &is_hole, err);
 	if (ret < 0) {
 		error_prefix(err, "mapping \"%s\"", image->path);
 		return ret;
@@ -355,7 +358,7 @@ int qcow2_map(struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
 		.guest_off = guest_off,
 		.len_bytes = r.run.len_bytes,
 		.host_off = r.run.host_off,
-		.flags = extent_flags(&r),
+		.flags = extent_flags(&r) | (is_hole ? QCOW2_EXTENT_ZERO : 0),
 		.depth = r.depth,
 		.filename = r.run.has_host_off ? r.run.filename : NULL,
 	};

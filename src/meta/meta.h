@@ -49,6 +49,12 @@ int meta_load_l1(struct meta *m, const struct format_snapshot *snap, uint64_t ca
 int meta_map(const struct meta *m, uint64_t guest_off, uint64_t len_bytes, struct disk_run *run,
 	     struct qcow2_error *err);
 
+/*
+ * Whether far fewer clusters take space on the host than are counted as used; disk_bytes is the
+ * space that the image file takes. Reads refcounts, so ask once.
+ */
+bool meta_looks_preallocated(const struct meta *m, uint64_t disk_bytes);
+
 /* ---- tables that reading doesn't need (tables.c) ---- */
 
 struct meta_snapshots {
