@@ -4,6 +4,7 @@
  * counts: a probe may look earlier, but the header is read again under the lock.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -229,6 +230,12 @@ static int load_view(struct qcow2_image *image, const struct qcow2_open_options 
 		ret = find_view(image, is_backing ? NULL : options->snapshot, &list, &snap, err);
 	if (ret == 0)
 		ret = meta_load_l1(&q->meta, snap, cache, err);
+	if (ret == 0 && q->meta.l1_missing)
+		image_warn(image,
+			   "\"%s\": the file ends before its L1 table does; what the missing "
+			   "%" PRIu32 " of %" PRIu32 " entries map isn't there any more",
+			   image->path, q->meta.l1_missing,
+			   q->meta.l1_entries + q->meta.l1_missing);
 	if (ret == 0)
 		ret = data_packed_new(&q->packed, &q->meta, err);
 	meta_snapshots_release(&list);

@@ -27,6 +27,7 @@ struct meta {
 	uint64_t size_bytes;	/* of the disk that the L1 below maps */
 	uint64_t *l1;		/* entries as stored, host byte order */
 	uint32_t l1_entries;	/* in memory; what lies past them is zero */
+	uint32_t l1_missing;	/* that it should have, but the file ends before them */
 	struct meta_cache *l2;	/* NULL until meta_load_l1 */
 	uint32_t slice_entries; /* L2 entries in a slice */
 };

@@ -10,6 +10,19 @@
 
 #define SLICE_LEN_MAX 4096
 
+/* What is missing of a table reads as zeros, but a header of zeros would be a disk of size 0. */
+static int check_header_is_there(const struct meta *m, uint32_t version, struct qcow2_error *err)
+{
+	unsigned len = version == 2 ? LAYOUT_HEADER_LEN_V2 : LAYOUT_HEADER_LEN_V3_MIN;
+
+	if (m->file_size >= len)
+		return 0;
+	return error_set_at(err, -EINVAL, QCOW2_NO_OFFSET, m->file_size,
+			    "the file ends after %" PRIu64
+			    " bytes, inside its header, which has at least %u",
+			    m->file_size, len);
+}
+
 static int read_header(struct meta *m, unsigned allow, struct qcow2_error *err)
 {
 	cleanup_free uint8_t *cluster = NULL;
@@ -21,6 +34,8 @@ static int read_header(struct meta *m, unsigned allow, struct qcow2_error *err)
 	ret = storage_read(m->file, peek, sizeof(peek), 0, err);
 	if (ret == 0)
 		ret = format_header_peek(peek, &cluster_bits, err);
+	if (ret == 0)
+		ret = check_header_is_there(m, load_be32(peek + LAYOUT_OFF_VERSION), err);
 	if (ret < 0)
 		return ret;
 	cluster_size = 1ull << cluster_bits;
@@ -148,6 +163,7 @@ int meta_load_l1(struct meta *m, const struct format_snapshot *snap, uint64_t ca
 		return ret;
 	}
 	m->l1_entries = (uint32_t)(got / LAYOUT_L1_ENTRY_LEN);
+	m->l1_missing = entries - m->l1_entries;
 	m->l1 = mem_alloc(m->l1_entries, sizeof(*m->l1));
 	if (!m->l1)
 		return error_errno(err, -ENOMEM, "can't read the L1 table");
