@@ -56,6 +56,14 @@ void tool_explain(const struct qcow2_error *err, const char *advice)
 		cli_error("%s", err->message);
 }
 
+/* Reading needs neither snapshots nor bitmaps, but who reads should know that they are broken. */
+static void tell_damage(struct qcow2_image *image)
+{
+	struct qcow2_info info = QCOW2_INFO_INIT;
+
+	qcow2_info(image, &info, NULL);
+}
+
 int tool_open(struct qcow2_image **image, const char *path, const char *format,
 	      const char *snapshot, unsigned flags)
 {
@@ -71,6 +79,8 @@ int tool_open(struct qcow2_image **image, const char *path, const char *format,
 	options.policy = &policy;
 	options.warn = tool_warn;
 	rc = qcow2_open(image, path, &options, &err);
+	if (rc == 0 && !(flags & QCOW2_OPEN_INFO))
+		tell_damage(*image);
 	if (rc == -EAGAIN && !(flags & QCOW2_OPEN_FORCE_SHARE))
 		tool_explain(&err, "-U reads it all the same");
 	else if (rc < 0)
