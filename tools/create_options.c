@@ -163,10 +163,13 @@ static int store(struct tool_create *create, const struct create_option *o, cons
 		if (cli_size_parse(value, at) < 0 || *(uint64_t *)at > INT64_MAX)
 			return refuse(create, o, value,
 				      "bytes, or a number with k, M, G, T, P or E, up to 8E - 1");
+		/* to the library 0 is "the default" */
+		if (o->at == AT(cluster_size) && *(uint64_t *)at == 0)
+			return refuse(create, o, value, "a power of two from 512 to 2M");
 		return 0;
 	case KIND_NUMBER:
-		if (cli_number_parse(value, 0, UINT32_MAX, &number) < 0)
-			return refuse(create, o, value, "a number");
+		if (cli_number_parse(value, 0, UINT32_MAX, &number) < 0 || number == 0)
+			return refuse(create, o, value, "a number from 1 on");
 		*(unsigned *)at = (unsigned)number;
 		return 0;
 	case KIND_BOOL:

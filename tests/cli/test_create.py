@@ -132,6 +132,8 @@ def wrong(result, *said):
     ("cluster_size=1.5", "'1.5'"),
     ("cluster_size=99999999999999999999", "99999999999999999999"),
     ("refcount_bits=1k", "a number"),
+    ("refcount_bits=0", "a number from 1 on"),
+    ("cluster_size=0", "a power of two from 512 to 2M"),
     ("refcount_bits=4294967312", "a number"),
     ("refcount_bits=-1", "a number"),
     ("lazy_refcounts=maybe", "expecting on or off"),
