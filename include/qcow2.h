@@ -392,8 +392,9 @@ struct qcow2_progress {
 	void *opaque;
 };
 
-#define QCOW2_CONVERT_COMPRESS 1u	/* compressed clusters (qcow2 targets) */
-#define QCOW2_CONVERT_EXISTING 2u	/* write into an image that exists (qemu-img -n) */
+#define QCOW2_CONVERT_COMPRESS 1u /* compressed clusters (qcow2 targets) */
+/* write into an image that exists (qemu-img -n); a qcow2 image has to be empty so far */
+#define QCOW2_CONVERT_EXISTING 2u
 #define QCOW2_CONVERT_TARGET_IS_ZERO 4u /* with EXISTING: it reads as zeros already */
 #define QCOW2_CONVERT_SALVAGE 8u	/* unreadable areas become zeros, and are told to warn */
 #define QCOW2_CONVERT_DISORDERED 16u	/* the order of writes is free (the result never is) */

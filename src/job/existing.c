@@ -10,6 +10,7 @@
 
 #include "base/alloc.h"
 #include "base/num.h"
+#include "base/zero.h"
 #include "job/target.h"
 
 static int check_empty(const struct qcow2_image *image, struct qcow2_error *err)
@@ -25,7 +26,8 @@ static int check_empty(const struct qcow2_image *image, struct qcow2_error *err)
 		what = "snapshots";
 	else if (m->header.ext.has_bitmaps)
 		what = "bitmaps";
-	else if (m->header.ext.nunknown || m->header.unknown_fields_len)
+	else if (m->header.ext.nunknown ||
+		 !bytes_are_zero(m->header.unknown_fields, m->header.unknown_fields_len))
 		what = "header fields that aren't known here";
 	else if (m->header.incompatible & LAYOUT_INCOMPAT_DATA_FILE)
 		what = "an external data file";
