@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""convert -n: into an image that exists. Empty ones are filled as they are; others stay untouched."""
+"""convert -n: into an image that exists. Empty ones are filled as they are; others stay as is."""
 import pytest
 
 from lib.run import SANITIZER_ENV, TOOL, command, qemu_img, qemu_io, tool
