@@ -112,14 +112,17 @@ static void column_field(const struct printer *p, const struct qcow2_field *fiel
 /* Counts are read in decimal, offsets and entries in hexadecimal. */
 #define DECIMAL_BELOW 4096
 
+/* The last column where a field has no meaning: then a line must not end in spaces. */
 static void column_value(const struct printer *p, const struct qcow2_field *field)
 {
+	bool padded = field->text && *field->text;
+
 	if (p->json)
 		printf("%" PRIu64, field->value);
 	else if (field->value < DECIMAL_BELOW)
-		printf("%-19" PRIu64, field->value);
+		printf("%-*" PRIu64, padded ? 19 : 0, field->value);
 	else
-		printf("0x%-17" PRIx64, field->value);
+		printf("0x%-*" PRIx64, padded ? 17 : 0, field->value);
 }
 
 static void column_meaning(const struct printer *p, const struct qcow2_field *field)
