@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "cli/diag.h"
+#include "cli/line.h"
 #include "cli/utf8.h"
 #include "image.h"
 #include "verb.h"
@@ -63,19 +64,43 @@ static bool continues(const struct qcow2_extent *a, const struct qcow2_extent *b
 	       strcmp(a->filename, b->filename) == 0;
 }
 
-static void print_json(struct map_printer *printer, const struct qcow2_extent *e)
+static void put_bool(struct cli_line *line, bool value)
 {
-	static const char *const word[] = {"false", "true"};
+	if (value)
+		cli_line_text(line, "true");
+	else
+		cli_line_text(line, "false");
+}
 
-	fputs(printer->nprinted ? ",\n" : "[", stdout);
-	printf("{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, \"present\": %s, "
-	       "\"zero\": %s, \"data\": %s, \"compressed\": %s",
-	       e->guest_off, e->len_bytes, e->depth, word[has(e, QCOW2_EXTENT_PRESENT)],
-	       word[has(e, QCOW2_EXTENT_ZERO)], word[has(e, QCOW2_EXTENT_DATA)],
-	       word[has(e, QCOW2_EXTENT_COMPRESSED)]);
-	if (has(e, QCOW2_EXTENT_HOST_OFF))
-		printf(", \"offset\": %" PRIu64, e->host_off);
-	putchar('}');
+/*
+ * An image in many fragments has a line for each. They go to the stream one by one, which has a
+ * buffer of its own, so that they keep their place among what is said on standard error.
+ */
+static void print_json(const struct map_printer *printer, const struct qcow2_extent *e)
+{
+	struct cli_line line;
+
+	line.len = 0; /* its text needs no zeros */
+	cli_line_text(&line, printer->nprinted ? ",\n{ \"start\": " : "[{ \"start\": ");
+	cli_line_u64(&line, e->guest_off);
+	cli_line_text(&line, ", \"length\": ");
+	cli_line_u64(&line, e->len_bytes);
+	cli_line_text(&line, ", \"depth\": ");
+	cli_line_u64(&line, e->depth);
+	cli_line_text(&line, ", \"present\": ");
+	put_bool(&line, has(e, QCOW2_EXTENT_PRESENT));
+	cli_line_text(&line, ", \"zero\": ");
+	put_bool(&line, has(e, QCOW2_EXTENT_ZERO));
+	cli_line_text(&line, ", \"data\": ");
+	put_bool(&line, has(e, QCOW2_EXTENT_DATA));
+	cli_line_text(&line, ", \"compressed\": ");
+	put_bool(&line, has(e, QCOW2_EXTENT_COMPRESSED));
+	if (has(e, QCOW2_EXTENT_HOST_OFF)) {
+		cli_line_text(&line, ", \"offset\": ");
+		cli_line_u64(&line, e->host_off);
+	}
+	cli_line_text(&line, "}");
+	cli_line_write(&line, stdout);
 }
 
 static int print_row(const struct qcow2_extent *e)
