@@ -236,7 +236,8 @@ static int walk_table(struct walk *w, bool *more, struct qcow2_error *err)
 		*more = take(w, &absent);
 		return 0;
 	}
-	ret = hold_slice(w, l1.l2_off, err);
+	/* once there is a run, a table that can't be read only ends it: no word of it */
+	ret = hold_slice(w, l1.l2_off, w->run->len_bytes ? NULL : err);
 	if (ret < 0) {
 		*more = false;
 		return w->run->len_bytes ? 0 : ret;

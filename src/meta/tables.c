@@ -81,6 +81,7 @@ int meta_load_snapshots(const struct meta *m, struct meta_snapshots *s, struct q
 {
 	const struct format_header *h = &m->header;
 	uint64_t len = 64 * 1024; /* nearly all tables; its true length isn't recorded anywhere */
+	struct qcow2_error why;
 	bool whole;
 	int ret;
 
@@ -97,7 +98,10 @@ int meta_load_snapshots(const struct meta *m, struct meta_snapshots *s, struct q
 				    "the snapshot table is at the impossible offset 0x%" PRIx64,
 				    h->snapshots_off);
 	for (;;) {
-		ret = try_snapshots(m, s, len, &whole, err);
+		error_clear(&why);
+		ret = try_snapshots(m, s, len, &whole, &why);
+		if (ret < 0 && err && (ret != -EINVAL || whole))
+			*err = why;
 		if (ret != -EINVAL || whole)
 			return ret;
 		len *= 4;
