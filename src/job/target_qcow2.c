@@ -102,18 +102,20 @@ static int qcow2_finish(struct job_target *target, uint64_t *host_bytes, struct 
 static void qcow2_target_close(struct job_target *target)
 {
 	struct qcow2_target *t = qcow2_of(target);
-
-	char *path =
-		t->existed && t->drafting && !t->finished ? mem_strdup(t->draft.file.path) : NULL;
+	const char *lost = NULL; /* the path of an existing image whose contents are gone */
 
 	image_writer_free(t->writer);
+	if (t->existed && !t->finished) {
+		if (t->draft.file.touched)
+			lost = t->draft.file.path;
+		t->draft.file.replace = false; /* its file stays, with owner and mode */
+	}
 	if (t->finished)
 		image_draft_close(&t->draft);
 	else if (t->drafting)
 		image_draft_abandon(&t->draft);
-	if (path) /* empty again, as it was */
-		qcow2_create(path, &t->existing.create, NULL);
-	mem_free(path);
+	if (lost) /* empty again, as it was */
+		qcow2_create(lost, &t->existing.create, NULL);
 	job_existing_release(&t->existing);
 	mem_free(t);
 }
