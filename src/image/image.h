@@ -59,6 +59,9 @@ struct qcow2_image {
 void image_warn(const struct qcow2_image *image, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 
+/* -EINVAL if it is open for information only. */
+int image_check_readable(const struct qcow2_image *image, struct qcow2_error *err);
+
 /* ---- references (chain.c) ---- */
 
 /*

@@ -277,13 +277,21 @@ struct qcow2_image *qcow2_backing(struct qcow2_image *image)
 	return image->backing;
 }
 
+int image_check_readable(const struct qcow2_image *image, struct qcow2_error *err)
+{
+	if (image->flags & QCOW2_OPEN_INFO)
+		return error_set(err, -EINVAL, "\"%s\" is open for information only", image->path);
+	return 0;
+}
+
 static int check_range(const struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
 		       struct qcow2_error *err)
 {
 	uint64_t size = image->disk->size_bytes;
+	int ret = image_check_readable(image, err);
 
-	if (image->flags & QCOW2_OPEN_INFO)
-		return error_set(err, -EINVAL, "\"%s\" is open for information only", image->path);
+	if (ret < 0)
+		return ret;
 	if (guest_off > size || len_bytes > size - guest_off)
 		return error_set_at(err, -EINVAL, guest_off, QCOW2_NO_OFFSET,
 				    "the range of %" PRIu64 " bytes at 0x%" PRIx64

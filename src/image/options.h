@@ -30,6 +30,7 @@ static inline int options_take(void *dst, size_t dst_size, const void *src, size
 					 what);
 	}
 	memcpy(dst, src, src_size < dst_size ? src_size : dst_size);
+	memcpy(dst, &dst_size, sizeof(dst_size)); /* what it has now: it may be passed on */
 	return 0;
 }
 

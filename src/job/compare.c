@@ -252,6 +252,15 @@ int qcow2_compare(struct qcow2_image *a, struct qcow2_image *b, unsigned flags,
 		.limit = UINT64_MAX,
 	};
 
+	*result = c.result;
+	if (flags & ~QCOW2_COMPARE_STRICT)
+		return error_set(err, -EINVAL, "unknown compare flags 0x%x",
+				 flags & ~QCOW2_COMPARE_STRICT);
+	for (int i = 0; i < 2; i++) {
+		result->failed_image = i;
+		if (image_check_readable(c.images[i], err) < 0)
+			return -EINVAL;
+	}
 	c.result.sizes_differ = c.common != c.size;
 	if (c.strict && c.result.sizes_differ) {
 		c.result.verdict = QCOW2_COMPARE_SIZE;

@@ -28,6 +28,10 @@
 
 #define WINDOW_MIN (1024u * 1024)
 #define THREADS_MAX 64
+#define FLAGS_KNOWN                                                                                \
+	(QCOW2_CONVERT_COMPRESS | QCOW2_CONVERT_EXISTING | QCOW2_CONVERT_TARGET_IS_ZERO |          \
+	 QCOW2_CONVERT_SALVAGE | QCOW2_CONVERT_DISORDERED | QCOW2_CONVERT_ON_TOP)
+#define TARGET_FLAGS_KNOWN (QCOW2_OPEN_DIRECT | QCOW2_OPEN_NO_FLUSH | QCOW2_OPEN_WRITETHROUGH)
 #define NAP_NSEC 200000000ull /* a cancel shouldn't have to wait longer */
 
 struct convert {
@@ -450,6 +454,26 @@ int job_target_differs(const struct image_place *place, const struct job_source 
 	return 0;
 }
 
+int job_target_goes_on_top(const struct qcow2_create_options *create,
+			   const struct job_source *source, struct qcow2_error *err)
+{
+	bool deep = false;
+
+	for (size_t i = 0; i < source->nimages; i++)
+		deep |= source->images[i]->layers.count > 1;
+	if (!source->top_only || !deep)
+		return 0;
+	if (!create->backing_file)
+		return error_set(err, -EINVAL,
+				 "only the source's top layer is to be copied, but the target has "
+				 "no backing file for the rest");
+	if (source->nimages > 1)
+		return error_set(err, -EINVAL,
+				 "the top layer of one source can be copied, not of %zu",
+				 source->nimages);
+	return 0;
+}
+
 static int open_target(struct convert *c, const char *path, struct qcow2_error *err)
 {
 	struct qcow2_create_options create = QCOW2_CREATE_OPTIONS_INIT;
@@ -462,6 +486,17 @@ static int open_target(struct convert *c, const char *path, struct qcow2_error *
 	return job_target_qcow2(&c->target, path, &c->source, c->options, &create, err);
 }
 
+static int check_flags(const struct qcow2_convert_options *o, struct qcow2_error *err)
+{
+	if (o->flags & ~FLAGS_KNOWN)
+		return error_set(err, -EINVAL, "unknown convert flags 0x%x",
+				 o->flags & ~FLAGS_KNOWN);
+	if (o->target_open_flags & ~TARGET_FLAGS_KNOWN)
+		return error_set(err, -EINVAL, "open flags 0x%x, which targets don't have",
+				 o->target_open_flags & ~TARGET_FLAGS_KNOWN);
+	return 0;
+}
+
 int qcow2_convert(struct qcow2_image *const *sources, size_t nsources, const char *path,
 		  const struct qcow2_convert_options *options, struct qcow2_convert_result *result,
 		  struct qcow2_error *err)
@@ -472,6 +507,8 @@ int qcow2_convert(struct qcow2_image *const *sources, size_t nsources, const cha
 	int ret;
 
 	ret = OPTIONS_TAKE(&o, options, "convert options", err);
+	if (ret == 0)
+		ret = check_flags(&o, err);
 	if (ret < 0)
 		return ret;
 	if (o.sparse_bytes == QCOW2_SPARSE_DEFAULT)

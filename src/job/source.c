@@ -15,7 +15,13 @@ int job_source_init(struct job_source *s, struct qcow2_image *const *images, siz
 		    struct qcow2_error *err)
 {
 	uint64_t sum = 0;
+	int ret;
 
+	for (size_t i = 0; i < nimages; i++) {
+		ret = image_check_readable(images[i], err);
+		if (ret < 0)
+			return ret;
+	}
 	*s = (struct job_source){.images = images, .nimages = nimages};
 	s->starts = mem_zalloc(nimages + 1, sizeof(*s->starts));
 	if (!s->starts)

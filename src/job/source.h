@@ -24,6 +24,7 @@ enum job_block {
 	JOB_BLOCK_DATA,
 };
 
+/* -EINVAL if one of them is open for information only. */
 int job_source_init(struct job_source *s, struct qcow2_image *const *images, size_t nimages,
 		    struct qcow2_error *err);
 void job_source_release(struct job_source *s);

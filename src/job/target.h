@@ -74,4 +74,8 @@ void job_existing_release(struct job_existing *e);
 int job_target_differs(const struct image_place *place, const struct job_source *source,
 		       struct qcow2_error *err);
 
+/* -EINVAL if only the top layer is to be copied, but would miss what is below it. */
+int job_target_goes_on_top(const struct qcow2_create_options *create,
+			   const struct job_source *source, struct qcow2_error *err);
+
 #endif

@@ -202,6 +202,8 @@ int job_target_qcow2(struct job_target **target, const char *path, const struct 
 	if (ret == 0)
 		ret = check_options(options, create, err);
 	if (ret == 0)
+		ret = job_target_goes_on_top(create, source, err);
+	if (ret == 0)
 		ret = begin_draft(t, path, source, options, create, err);
 	if (ret == 0)
 		ret = begin_writer(t, create, err);

@@ -172,6 +172,8 @@ int job_target_raw(struct job_target **target, const char *path, const struct jo
 	int ret;
 
 	ret = check_create(create, options->flags & QCOW2_CONVERT_COMPRESS, err);
+	if (ret == 0)
+		ret = job_target_goes_on_top(create, source, err);
 	if (ret < 0)
 		return ret;
 	t = mem_zalloc(1, sizeof(*t));
