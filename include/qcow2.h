@@ -385,7 +385,8 @@ int qcow2_create_resolve(const char *path, struct qcow2_create_options *options,
 
 /*
  * How far a job is. Called in the calling thread, a few times a second at most, and once at the
- * end. A nonzero return cancels the job: it then fails with -ECANCELED.
+ * end. A nonzero return cancels the job: it then fails with -ECANCELED. Not so the call at the end,
+ * when all is done and stays.
  */
 struct qcow2_progress {
 	int (*tick)(void *opaque, uint64_t done_bytes, uint64_t total_bytes);
@@ -407,7 +408,8 @@ struct qcow2_convert_options {
 	const struct qcow2_create_options *create; /* how to make the target; its size is ignored */
 	unsigned target_open_flags;		   /* QCOW2_OPEN_DIRECT, _NO_FLUSH, _WRITETHROUGH */
 	unsigned threads;			   /* 0: one a core; never changes the result */
-	uint64_t sparse_bytes; /* runs of zeros of at least this become sparse; 0 allocates all;
+	uint64_t sparse_bytes; /* runs of zeros of at least this become sparse, as far as they lie
+				  in one MiB that is read at once; 0 allocates all;
 				  QCOW2_SPARSE_DEFAULT: 4096 */
 	int compression_level; /* 0: the default */
 	uint64_t rate_limit;   /* bytes a second; 0: none */

@@ -121,24 +121,27 @@ static void tick(struct convert *c, bool last)
 	}
 }
 
-/* Sleeps as long as the job is ahead of its rate. */
-static void keep_rate(const struct convert *c)
+/* How long the job has to wait from now on to keep to its rate. */
+static uint64_t ahead_nsec(const struct convert *c)
 {
-	uint64_t rate = c->options->rate_limit;
-	uint64_t due, now;
-	struct timespec ts;
+	double due = (double)atomic_load(&c->data_bytes) / (double)c->options->rate_limit * 1e9;
+	double now = (double)(job_now_nsec() - c->started_nsec);
 
-	if (!rate)
-		return;
-	due = c->started_nsec +
-	      (uint64_t)((double)atomic_load(&c->data_bytes) / (double)rate * 1e9);
-	now = job_now_nsec();
-	if (due <= now)
-		return;
-	due = min_u64(due - now, NAP_NSEC);
-	ts = (struct timespec){.tv_sec = (time_t)(due / 1000000000ull),
-			       .tv_nsec = (long)(due % 1000000000ull)};
-	nanosleep(&ts, NULL);
+	return due > now ? (uint64_t)(due - now < NAP_NSEC ? due - now : NAP_NSEC) : 0;
+}
+
+/* Sleeps as long as the job is ahead of its rate, in naps; the calling thread ticks meanwhile. */
+static void keep_rate(struct convert *c, bool ticks)
+{
+	uint64_t nap;
+
+	while (c->options->rate_limit && !atomic_load(&c->stop) && (nap = ahead_nsec(c)) != 0) {
+		struct timespec ts = {.tv_nsec = (long)nap};
+
+		nanosleep(&ts, NULL);
+		if (ticks)
+			tick(c, false);
+	}
 }
 
 /* ---- one window ---- */
@@ -277,11 +280,13 @@ static int place_window(struct convert *c, struct job_chunk *k, uint64_t seq,
 
 	ret = c->target->ops->place(c->target, k, err);
 
+	if (ret < 0) /* the turn stays: nobody may go on from what was half done */
+		return ret;
 	pthread_mutex_lock(&c->lock);
 	c->turn++;
 	pthread_cond_broadcast(&c->turned);
 	pthread_mutex_unlock(&c->lock);
-	return ret;
+	return 0;
 }
 
 static void count_data(struct convert *c, const struct job_chunk *k)
@@ -353,7 +358,7 @@ static void run_thread(void *opaque, unsigned i)
 		ret = do_window(c, &k, seq, &err);
 		if (i == 0)
 			tick(c, false);
-		keep_rate(c);
+		keep_rate(c, i == 0);
 	}
 	if (ret < 0)
 		fail(c, ret, &err);

@@ -7,8 +7,10 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <time.h>
 
 #include "image_tmp.h"
+#include "job/job.h"
 
 #define MIB (1024 * 1024u)
 
@@ -189,6 +191,68 @@ static void unknown_flags_are_refused(void **state)
 	free(target);
 }
 
+/* ---- rate, progress, cancel ---- */
+
+struct ticks {
+	unsigned n;
+	unsigned cancel_at; /* the n-th tells to stop; 0: none */
+	uint64_t last, total;
+};
+
+static int note_tick(void *opaque, uint64_t done_bytes, uint64_t total_bytes)
+{
+	struct ticks *t = opaque;
+
+	assert_true(done_bytes >= t->last && done_bytes <= total_bytes);
+	t->last = done_bytes;
+	t->total = total_bytes;
+	return ++t->n == t->cancel_at;
+}
+
+static void the_rate_is_kept_by_any_number_of_threads(void **state)
+{
+	struct qcow2_convert_options options = QCOW2_CONVERT_OPTIONS_INIT;
+	char *disk = image_tmp_path(state, "disk");
+	char *target = image_tmp_path(state, "target");
+	struct ticks ticks = {0};
+	struct qcow2_image *source;
+	uint64_t began = job_now_nsec();
+	struct qcow2_error err = {0};
+
+	assert_int_equal(QEMU_IMG("create", "-f", "raw", disk, "4M"), 0);
+	source = image_tmp_open(disk, "raw");
+	options.sparse_bytes = 0; /* zeros are data, and all of them are */
+	options.rate_limit = 2 * MIB;
+	options.threads = 4;
+	options.progress = (struct qcow2_progress){note_tick, &ticks};
+	if (qcow2_convert(&source, 1, target, &options, NULL, &err) < 0)
+		fail_msg("%s", err.message);
+	assert_true(job_now_nsec() - began >= 1500000000ull);
+	assert_true(ticks.n >= 3);
+	assert_int_equal(ticks.last, 4 * MIB);
+	qcow2_close(source);
+	free(target);
+	free(disk);
+}
+
+static void a_cancelled_job_ends_soon_and_leaves_nothing(void **state)
+{
+	struct qcow2_convert_options options = QCOW2_CONVERT_OPTIONS_INIT;
+	struct qcow2_image *source = make_source(state, 8 * MIB);
+	char *target = image_tmp_path(state, "target");
+	struct ticks ticks = {.cancel_at = 1};
+	uint64_t began = job_now_nsec();
+
+	options.rate_limit = 1; /* a year and more */
+	options.threads = 3;
+	options.progress = (struct qcow2_progress){note_tick, &ticks};
+	expect_refused(&source, 1, target, &options, -ECANCELED, "canceled");
+	assert_int_equal(ticks.n, 1);
+	assert_true(job_now_nsec() - began < 20000000000ull);
+	qcow2_close(source);
+	free(target);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -198,6 +262,8 @@ int main(void)
 		IMAGE_TEST(longer_create_options_are_taken_unless_they_ask_for_more),
 		IMAGE_TEST(shorter_options_leave_the_rest_at_its_defaults),
 		IMAGE_TEST(unknown_flags_are_refused),
+		IMAGE_TEST(the_rate_is_kept_by_any_number_of_threads),
+		IMAGE_TEST(a_cancelled_job_ends_soon_and_leaves_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
