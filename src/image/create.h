@@ -102,6 +102,8 @@ struct image_draft {
 	uint32_t l1_entries;
 	uint64_t *l1;	    /* its entries as numbers, or NULL while all are 0 */
 	uint64_t data_end;  /* the file is at least that long in the end */
+	bool all_data;	    /* set before begin: what is preallocated holds the disk's data, so its
+			       subclusters are allocated too */
 	char *backing_path; /* what the backing file's name means here; NULL: no local file */
 	struct image_place file;
 	struct image_place data; /* the external data file; not open if there is none */

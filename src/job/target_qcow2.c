@@ -158,6 +158,7 @@ static int begin_draft(struct qcow2_target *t, const char *path, const struct jo
 	ret = image_draft_open(&t->draft, path, &o, image_storage_flags(options->target_open_flags),
 			       err);
 	t->drafting = ret == 0;
+	t->draft.all_data = t->raw_data;
 	if (ret == 0)
 		ret = job_target_differs(&t->draft.file, source, err);
 	if (ret == 0 && storage_is_open(t->draft.data.st))
