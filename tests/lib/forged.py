@@ -89,7 +89,7 @@ def spread(rng, image, count):
 
 
 def sizes(rng, cluster_bits, extended_l2=False):
-    """A disk of a few MiB in use at most, two L2 tables where that is cheap, odd at the end."""
+    """A size with an odd end; of two L2 tables where that costs little."""
     cs = 1 << cluster_bits
     table = cs // (16 if extended_l2 else 8)
     clusters = table + 40 if cluster_bits <= 14 else 60

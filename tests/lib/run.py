@@ -137,8 +137,11 @@ def sanitized():
 
 
 def command(*argv, cwd="/", timeout=TIME_LIMIT, stdin="/dev/null", stdout=None, env=None,
-            address_space=0):
-    """Runs a program. stdout: a file for its output, which then isn't in the result."""
+            limits=None):
+    """
+    Runs a program. stdout: a file for its output, which then isn't in the result; limits: {"AS":
+    bytes of address space, "FSIZE": bytes of a file}.
+    """
     global _spawner
     argv = [a if isinstance(a, (str, bytes)) else str(a) for a in argv]
     if not shutil.which(argv[0]):
@@ -147,7 +150,7 @@ def command(*argv, cwd="/", timeout=TIME_LIMIT, stdin="/dev/null", stdout=None, 
     _spawner = _spawner or Spawner()
     environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC", **(env or {})}
     return _spawner.run(argv, stdout, cwd=str(cwd), stdin=str(stdin), timeout=timeout,
-                        env=environment, address_space=address_space)
+                        env=environment, limits=limits or {})
 
 
 def tool(*argv, env=None, **how):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Seeded choices: whole sweeps in long runs, samples that cover every option otherwise."""
+"""Seeded choices: long sweeps, or samples that still cover every option."""
 import itertools
 import os
 import random
@@ -23,28 +23,28 @@ def sample(name, items, count):
     return [item for i, item in enumerate(items) if i in chosen]
 
 
-def _pairs(row, names):
-    return {(a, row[a], b, row[b]) for a, b in itertools.combinations(names, 2)}
-
-
-def pairwise(name, axes, allowed=lambda row: True, tries=20):
+def covering(name, axes, allowed=lambda row: True, tries=30):
     """
-    Rows {axis: value} in which every pair of values of two axes that can stand together does.
-    Greedy: each row is the best of some random ones. In a long run the whole product.
+    Rows {axis: value} so that every two values of two axes (three of three, in a long run) that
+    can stand together do so in some row. Greedy: each row is the best of some random ones.
     """
+    strength = 3 if long_run() else 2
     names = list(axes)
-    whole = [dict(zip(names, values)) for values in itertools.product(*axes.values())]
-    whole = [row for row in whole if allowed(row)]
-    if long_run():
-        return whole
-    rng = seeded(name)
-    missing = set().union(*(_pairs(row, names) for row in whole))
-    rows = []
-    while missing:
-        wanted = min(missing, key=repr)
-        fitting = [row for row in whole if wanted in _pairs(row, names)]
+    combos = list(itertools.combinations(range(len(names)), strength))
+    whole = [row for row in itertools.product(*axes.values())
+             if allowed(dict(zip(names, row)))]
+
+    def groups(row):
+        return {(combo, tuple(row[i] for i in combo)) for combo in combos}
+
+    missing = set().union(*(groups(row) for row in whole))
+    rng, rows = seeded(name), []
+    for combo, values in sorted(missing, key=repr):
+        if (combo, values) not in missing:
+            continue
+        fitting = [row for row in whole if all(row[i] == v for i, v in zip(combo, values))]
         tried = rng.sample(fitting, min(tries, len(fitting)))
-        best = max(tried, key=lambda row: len(_pairs(row, names) & missing))
-        missing -= _pairs(best, names)
-        rows.append(best)
+        best = max(tried, key=lambda row: len(groups(row) & missing))
+        missing -= groups(best)
+        rows.append(dict(zip(names, best)))
     return rows

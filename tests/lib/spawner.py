@@ -4,10 +4,12 @@ Runs commands for the tests and measures each one. A program of its own, because
 as a child's peak memory is never below that of the process that forked it: this one stays small.
 
 Reads one JSON request a line from standard input and answers each with one JSON line:
-  request  {"argv", "env", "cwd", "stdin", "stdout", "stderr", "timeout", "address_space"}
+  request  {"argv", "env", "cwd", "stdin", "stdout", "stderr", "timeout",
+            "limits": {"AS": bytes, "FSIZE": bytes}}
   answer   {"status": exit code or -signal, "rss": peak in bytes, "seconds", "timed_out"}
 A command that takes too long is killed with all that it started, and so is what a command leaves
-behind.
+behind. SIGXFSZ is ignored (Python does that, children inherit it): a file that would pass the limit
+FSIZE gives an error of the write, as a full disk does.
 """
 import json
 import os
@@ -38,9 +40,9 @@ def run(request):
     argv = request["argv"]
     pid = os.posix_spawnp(argv[0], argv, request["env"], file_actions=file_actions(request),
                           setpgroup=0)
-    if request["address_space"]:
-        limit = request["address_space"]
-        resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+    for name, limit in request["limits"].items():
+        # The command may run already, but it hasn't got far.
+        resource.prlimit(pid, getattr(resource, "RLIMIT_" + name), (limit, limit))
     pidfd = os.pidfd_open(pid)
     try:
         done, _, _ = select.select([pidfd], [], [], request["timeout"])
