@@ -53,6 +53,7 @@ def test_text_has_the_same_rows(words, image):
         assert line[24:32].strip() == ("" if row["table"] == "header" else str(row["index"]))
         assert line[32:56].strip() == row["field"]
         assert int(line[56:75].strip(), 0) == row["value"]
+        assert line == line.rstrip()
         assert line[75:] == row["meaning"]
 
 
