@@ -3,8 +3,9 @@
  * Compare: do two disks read the same?
  *
  * Windows of the disk are taken by several threads in order; what is zero on both sides by their
- * maps is passed over, in one step however long it is. The first difference wins, wherever it was
- * found: a thread goes on only with windows before the best one so far.
+ * maps is passed over, in one step however long it is. Whatever ends the comparison, a difference
+ * or a fault, has a place, and the first on the disk wins, whichever thread is first to meet one: a
+ * thread goes on only with what lies before the best so far. So the answer is always the same.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -32,35 +33,41 @@ struct compare {
 	/* guarded by lock */
 	pthread_mutex_t lock;
 	uint64_t next_off;
-	struct qcow2_compare_result result; /* the first difference so far, if verdict says so */
-	int ret;
+	struct qcow2_compare_result result; /* what is at limit: a difference, */
+	int ret;			    /* or a fault */
 	struct qcow2_error err;
-	/* atomic */
-	_Atomic bool stop;
+	/* written under the lock, read at any time */
 	_Atomic uint64_t limit; /* nothing from here on matters any more */
+	/* atomic */
 	_Atomic uint64_t done_bytes;
 	/* of the calling thread */
 	struct job_ticker ticker;
 };
 
-static void fail(struct compare *c, int ret, const struct qcow2_error *err, int image)
+/* The comparison can't go past guest_off; at 0 it ends at once. */
+static void fail(struct compare *c, int ret, const struct qcow2_error *err, int image,
+		 uint64_t guest_off)
 {
 	pthread_mutex_lock(&c->lock);
-	if (c->ret == 0) {
+	if (guest_off < atomic_load(&c->limit)) {
 		c->ret = ret;
 		c->err = *err;
+		c->result.verdict = QCOW2_COMPARE_SAME;
+		c->result.guest_off = 0;
 		c->result.failed_image = image;
+		atomic_store(&c->limit, guest_off);
 	}
 	pthread_mutex_unlock(&c->lock);
-	atomic_store(&c->stop, true);
 }
 
 static void differ(struct compare *c, enum qcow2_compare_verdict verdict, uint64_t guest_off)
 {
 	pthread_mutex_lock(&c->lock);
-	if (c->result.verdict == QCOW2_COMPARE_SAME || guest_off < c->result.guest_off) {
+	if (guest_off < atomic_load(&c->limit)) {
+		c->ret = 0;
 		c->result.verdict = verdict;
 		c->result.guest_off = guest_off;
+		c->result.failed_image = 0;
 		atomic_store(&c->limit, guest_off);
 	}
 	pthread_mutex_unlock(&c->lock);
@@ -97,7 +104,7 @@ static int look(struct compare *c, int i, uint64_t guest_off, struct run *run,
 	}
 	ret = data_map(&c->images[i]->layers, guest_off, size - guest_off, &r, err);
 	if (ret < 0) {
-		fail(c, ret, err, i);
+		fail(c, ret, err, i, guest_off);
 		return ret;
 	}
 	run->zero = r.run.kind == DISK_RUN_ZERO || r.run.kind == DISK_RUN_ABSENT;
@@ -112,7 +119,7 @@ static int read_side(struct compare *c, int i, uint8_t *buf, size_t len, uint64_
 	int ret = qcow2_pread(c->images[i], buf, len, guest_off, err);
 
 	if (ret < 0)
-		fail(c, ret, err, i);
+		fail(c, ret, err, i, guest_off);
 	return ret;
 }
 
@@ -196,8 +203,7 @@ static bool take_window(struct compare *c, uint64_t *guest_off)
 
 	pthread_mutex_lock(&c->lock);
 	*guest_off = c->next_off;
-	more = c->next_off < c->size && c->next_off < atomic_load(&c->limit) &&
-	       !atomic_load(&c->stop);
+	more = c->next_off < c->size && c->next_off < atomic_load(&c->limit);
 	if (more)
 		c->next_off += WINDOW;
 	pthread_mutex_unlock(&c->lock);
@@ -211,7 +217,7 @@ static void tick(struct compare *c, bool last)
 	if (job_tick(&c->ticker, c->progress, min_u64(atomic_load(&c->done_bytes), c->size),
 		     c->size, last) != 0) {
 		error_set(&err, -ECANCELED, "canceled");
-		fail(c, -ECANCELED, &err, 0);
+		fail(c, -ECANCELED, &err, 0, 0);
 	}
 }
 
@@ -227,12 +233,12 @@ static void run_thread(void *opaque, unsigned i)
 	error_clear(&err);
 	if (!a || !b) {
 		error_errno(&err, -ENOMEM, "can't compare");
-		fail(c, -ENOMEM, &err, 0);
+		fail(c, -ENOMEM, &err, 0, 0);
 		return;
 	}
 	while (take_window(c, &off)) {
 		if (compare_window(c, off, bufs, &err) < 0)
-			return; /* noted by whoever saw it */
+			continue; /* noted by whoever saw it; there may be a window before it */
 		atomic_fetch_add(&c->done_bytes, WINDOW);
 		if (i == 0)
 			tick(c, false);
