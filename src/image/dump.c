@@ -322,10 +322,12 @@ static int show_reftable(struct dump *d, uint64_t idx, uint64_t host_off, uint64
 		     text);
 }
 
+/* A table beyond the limit, which doesn't stop reading an image, is shown as far as the limit. */
 static uint64_t reftable_entries(const struct dump *d)
 {
-	return (uint64_t)d->h->reftable_clusters * d->m->geometry.cluster_size /
-	       LAYOUT_REFTABLE_ENTRY_LEN;
+	uint64_t bytes = (uint64_t)d->h->reftable_clusters * d->m->geometry.cluster_size;
+
+	return min_u64(bytes, LAYOUT_REFTABLE_BYTES_MAX) / LAYOUT_REFTABLE_ENTRY_LEN;
 }
 
 static int dump_reftable(struct dump *d, struct qcow2_error *err)

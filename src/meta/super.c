@@ -143,6 +143,16 @@ static int choose_view(struct meta *m, const struct format_snapshot *snap, uint6
 	return 0;
 }
 
+/* What the L2 tables behind the L1 take, which have to lie in the file: more is never cached. */
+static uint64_t l2_bytes(const struct meta *m)
+{
+	uint64_t ntables = 0;
+
+	for (uint32_t i = 0; i < m->l1_entries; i++)
+		ntables += m->l1[i] != 0;
+	return min_u64(ntables * m->geometry.cluster_size, m->file_size);
+}
+
 int meta_load_l1(struct meta *m, const struct format_snapshot *snap, uint64_t cache_bytes,
 		 struct qcow2_error *err)
 {
@@ -170,6 +180,5 @@ int meta_load_l1(struct meta *m, const struct format_snapshot *snap, uint64_t ca
 	for (uint32_t i = 0; i < m->l1_entries; i++)
 		m->l1[i] = load_be64(bytes + (size_t)i * LAYOUT_L1_ENTRY_LEN);
 	m->slice_entries = slice_len / m->geometry.l2_entry_len;
-	cache_bytes = min_u64(cache_bytes, (uint64_t)m->l1_entries * m->geometry.cluster_size);
-	return meta_cache_new(&m->l2, m->file, slice_len, cache_bytes, err);
+	return meta_cache_new(&m->l2, m->file, slice_len, min_u64(cache_bytes, l2_bytes(m)), err);
 }
