@@ -41,6 +41,25 @@ static int check_empty(const struct qcow2_image *image, struct qcow2_error *err)
 			 image->path, what);
 }
 
+static int check_size(const struct qcow2_image *image, uint64_t size_bytes, struct qcow2_error *err)
+{
+	uint64_t disk = image->disk->size_bytes;
+
+	if (disk < size_bytes)
+		return error_set(err, -ENOSPC,
+				 "\"%s\" is a disk of %" PRIu64 " bytes, too small for %" PRIu64,
+				 image->path, disk, size_bytes);
+	/* what the backing file has in the rest of the cluster would have to be copied */
+	if (disk > size_bytes && image->qcow2->meta.header.backing_name &&
+	    !is_aligned(size_bytes, image->qcow2->meta.geometry.cluster_size))
+		return error_set(err, -ENOTSUP,
+				 "the source has %" PRIu64 " bytes and ends inside a cluster of "
+				 "\"%s\", which has a backing file and a larger disk: that can't "
+				 "be written so far",
+				 size_bytes, image->path);
+	return 0;
+}
+
 static int copy_name(char **to, const char *from, struct qcow2_error *err)
 {
 	*to = from ? mem_strdup(from) : NULL;
@@ -89,10 +108,8 @@ int job_existing_open(struct job_existing *e, const char *path, uint64_t size_by
 	if (ret < 0)
 		return ret;
 	ret = check_empty(image, err);
-	if (ret == 0 && image->disk->size_bytes < size_bytes)
-		ret = error_set(err, -ENOSPC,
-				"\"%s\" is a disk of %" PRIu64 " bytes, too small for %" PRIu64,
-				path, image->disk->size_bytes, size_bytes);
+	if (ret == 0)
+		ret = check_size(image, size_bytes, err);
 	if (ret == 0)
 		ret = take_options(image, e, err);
 	qcow2_close(image);

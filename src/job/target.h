@@ -65,7 +65,10 @@ struct job_existing {
 	char *backing_file, *backing_format;
 };
 
-/* -ENOTSUP if the image at path isn't empty, -ENOSPC if its disk is smaller than size_bytes. */
+/*
+ * -ENOTSUP if the image at path isn't empty, or more would have to be written than the size_bytes
+ * of the source; -ENOSPC if its disk is smaller than those.
+ */
 int job_existing_open(struct job_existing *e, const char *path, uint64_t size_bytes,
 		      struct qcow2_error *err);
 void job_existing_release(struct job_existing *e);

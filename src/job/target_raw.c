@@ -78,8 +78,10 @@ static int raw_finish(struct job_target *target, uint64_t *host_bytes, struct qc
 		ret = storage_allocate(t->place.st, 0, t->size_bytes, err);
 	if (ret == 0)
 		ret = storage_flush(t->place.st, err);
-	t->finished = ret == 0;
 	*host_bytes = t->size_bytes;
+	if (ret == 0 && t->keep) /* it may be longer */
+		ret = storage_size(t->place.st, host_bytes, err);
+	t->finished = ret == 0;
 	return ret;
 }
 
