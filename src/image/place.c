@@ -96,11 +96,16 @@ int image_place_differs(const struct image_place *p, const char *path, const cha
 
 int image_place_clear(struct image_place *p, uint64_t header_bytes, struct qcow2_error *err)
 {
+	uint64_t size;
 	int rc;
 
 	p->touched = true;
-	if (!p->is_device)
-		return storage_truncate(p->st, 0, err);
+	if (!p->is_device) {
+		/* ext4 writes a file that was cut to 0 bytes out when it is closed, also if it was
+		 * empty before, and that makes the close of a large image slow */
+		rc = storage_size(p->st, &size, err);
+		return rc < 0 || size == 0 ? rc : storage_truncate(p->st, 0, err);
+	}
 	if (header_bytes > p->device_bytes)
 		return error_set(err, -ENOSPC, "\"%s\" has %llu bytes: too few for an image",
 				 p->path, (unsigned long long)p->device_bytes);

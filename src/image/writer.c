@@ -99,11 +99,27 @@ static bool follows(const struct image_write *a, const struct image_write *b)
 	       b->bytes;
 }
 
+/* Appends bytes to the vector: to its last piece where they lie behind that in memory too, since
+ * few long pieces are written faster than many short ones. */
+static void append_piece(struct iovec *iov, int *iovcnt, const struct image_write *write)
+{
+	struct iovec *last = *iovcnt ? &iov[*iovcnt - 1] : NULL;
+
+	if (last && (const uint8_t *)last->iov_base + last->iov_len == write->bytes)
+		last->iov_len += write->len;
+	else
+		iov[(*iovcnt)++] = (struct iovec){
+			.iov_base = (void *)(uintptr_t)write->bytes,
+			.iov_len = write->len,
+		};
+}
+
 /* Writes the piece at i with all that follow it in the file; gives how many that were. */
 static int write_joined(const struct image_write *list, size_t n, size_t *done,
 			struct qcow2_error *err)
 {
 	struct iovec iov[JOIN_MAX];
+	int iovcnt = 0;
 	size_t k = 0;
 
 	if (!list[0].bytes) {
@@ -111,12 +127,11 @@ static int write_joined(const struct image_write *list, size_t n, size_t *done,
 		return storage_zero(list[0].store, list[0].host_off, list[0].len, 0, err);
 	}
 	do {
-		iov[k].iov_base = (void *)(uintptr_t)list[k].bytes;
-		iov[k].iov_len = list[k].len;
+		append_piece(iov, &iovcnt, &list[k]);
 		k++;
-	} while (k < n && k < JOIN_MAX && follows(&list[k - 1], &list[k]));
+	} while (k < n && iovcnt < JOIN_MAX && follows(&list[k - 1], &list[k]));
 	*done = k;
-	return storage_writev(list[0].store, iov, (int)k, list[0].host_off, err);
+	return storage_writev(list[0].store, iov, iovcnt, list[0].host_off, err);
 }
 
 int image_writes_run(struct image_writes *writes, struct qcow2_error *err)
