@@ -260,6 +260,29 @@ struct qcow2_bitmap_info {
 	unsigned unknown_flags; /* others that were found, as stored */
 };
 
+struct qcow2_luks_slot_info {
+	bool active; /* a passphrase is set */
+	uint32_t iterations;
+	uint32_t stripes;
+	uint64_t key_off; /* of the key material, from the start of the LUKS header */
+};
+
+/* The LUKS header of an encrypted image. Names are what it says, whether or not they are known. */
+struct qcow2_luks_info {
+	uint64_t host_off;	 /* of the header, in the image file */
+	const char *cipher;	 /* with the bits of its key: "aes-256" */
+	const char *cipher_mode; /* "xts", "cbc", ... */
+	const char *ivgen;	 /* "plain64", "essiv", ... */
+	const char *ivgen_hash;	 /* "sha256", ...; NULL if ivgen isn't "essiv" and needs none */
+	const char *hash;	 /* of key derivation: "sha256", ... */
+	const char *uuid;
+	uint64_t payload_off; /* from the start of the header; what a LUKS volume would have, the
+				 image doesn't use it */
+	uint32_t digest_iterations; /* of the master key's digest */
+	size_t nslots;
+	const struct qcow2_luks_slot_info *slots;
+};
+
 struct qcow2_info {
 	size_t struct_size;
 	const char *filename; /* as given to qcow2_open */
@@ -285,6 +308,7 @@ struct qcow2_info {
 	size_t nbitmaps;
 	const struct qcow2_bitmap_info *bitmaps;
 	bool bitmaps_lost; /* they are there, but a writer didn't keep them up to date */
+	const struct qcow2_luks_info *luks; /* NULL: not LUKS, or its header can't be read */
 };
 #define QCOW2_INFO_INIT                                                                            \
 	{                                                                                          \
@@ -292,8 +316,9 @@ struct qcow2_info {
 	}
 
 /*
- * Fills info. Its strings and lists live until qcow2_close. Damage in the snapshot table or the
- * bitmap directory leaves those lists empty and goes to the warn callback of the open options.
+ * Fills info. Its strings and lists live until qcow2_close. Damage in the snapshot table, the
+ * bitmap directory or the LUKS header leaves those out and goes to the warn callback of the open
+ * options.
  */
 int qcow2_info(struct qcow2_image *image, struct qcow2_info *info, struct qcow2_error *err);
 

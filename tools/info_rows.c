@@ -209,6 +209,47 @@ static void put_bitmaps(struct cli_out *out, const struct qcow2_info *info)
 	cli_out_close(out);
 }
 
+/* The order of the keys is qemu-img's. */
+static void put_luks(struct cli_out *out, const struct qcow2_luks_info *luks)
+{
+	cli_out_string(out, "ivgen-alg", luks->ivgen);
+	cli_out_string(out, "hash-alg", luks->hash);
+	cli_out_string(out, "cipher-alg", luks->cipher);
+	cli_out_string(out, "uuid", luks->uuid);
+	if (luks->ivgen_hash)
+		cli_out_string(out, "ivgen-hash-alg", luks->ivgen_hash);
+	cli_out_string(out, "format", "luks");
+	cli_out_string(out, "cipher-mode", luks->cipher_mode);
+	cli_out_open(out, "slots", '[');
+	for (size_t i = 0; i < luks->nslots; i++) {
+		const struct qcow2_luks_slot_info *slot = &luks->slots[i];
+
+		cli_out_open(out, NULL, '{');
+		cli_out_bool(out, "active", slot->active);
+		if (slot->active)
+			cli_out_u64(out, "iters", slot->iterations);
+		cli_out_u64(out, "key-offset", slot->key_off);
+		if (slot->active)
+			cli_out_u64(out, "stripes", slot->stripes);
+		cli_out_close(out);
+	}
+	cli_out_close(out);
+	cli_out_u64(out, "payload-offset", luks->payload_off);
+	cli_out_u64(out, "master-key-iters", luks->digest_iterations);
+}
+
+static void put_encrypt(struct cli_out *out, const struct qcow2_info *info)
+{
+	if (!info->encryption)
+		return;
+	cli_out_open(out, "encrypt", '{');
+	if (info->luks)
+		put_luks(out, info->luks);
+	else
+		cli_out_string(out, "format", info->encryption);
+	cli_out_close(out);
+}
+
 static void put_qcow2(struct cli_out *out, const struct qcow2_info *info)
 {
 	bool is_v3 = info->version >= 3;
@@ -219,13 +260,9 @@ static void put_qcow2(struct cli_out *out, const struct qcow2_info *info)
 		cli_out_bool(out, "lazy-refcounts", info->lazy_refcounts);
 	put_bitmaps(out, info);
 	cli_out_u64(out, "refcount-bits", info->refcount_bits);
-	if (info->encryption) {
-		cli_out_open(out, "encrypt", '{');
-		cli_out_string(out, "format", info->encryption);
-		cli_out_close(out);
-	}
 	if (info->data_file)
 		cli_out_string(out, "data-file", info->data_file);
+	put_encrypt(out, info);
 	if (info->has_data_file)
 		cli_out_bool(out, "data-file-raw", info->data_file_raw);
 	if (is_v3) {

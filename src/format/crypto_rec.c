@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/bytes.h"
@@ -158,6 +159,42 @@ int format_luks_decode(struct format_luks *l, const uint8_t *buf, struct qcow2_e
 	if (l->digest_iterations == 0)
 		return error_set(err, -EINVAL, "LUKS header: no digest iterations");
 	return decode_slots(l, buf, err);
+}
+
+static void copy_part(char to[FORMAT_LUKS_NAME_SIZE], const char *from, size_t len)
+{
+	memcpy(to, from, len);
+	to[len] = '\0';
+}
+
+int format_luks_spec(struct format_luks_spec *spec, const struct format_luks *l,
+		     struct qcow2_error *err)
+{
+	const char *dash = strchr(l->mode, '-');
+	const char *ivgen = dash ? dash + 1 : "";
+	size_t len = strcspn(ivgen, ":");
+	bool has_hash = ivgen[len] == ':';
+
+	*spec = (struct format_luks_spec){0};
+	if (!dash || dash == l->mode || len == 0)
+		return error_set(err, -EINVAL,
+				 "LUKS header: cipher mode \"%s\", expected a mode and an IV "
+				 "generator like \"xts-plain64\"",
+				 l->mode);
+	copy_part(spec->mode, l->mode, (size_t)(dash - l->mode));
+	copy_part(spec->ivgen, ivgen, len);
+	if (strcmp(spec->ivgen, "essiv") == 0) {
+		if (!has_hash || ivgen[len + 1] == '\0')
+			return error_set(err, -EINVAL,
+					 "LUKS header: cipher mode \"%s\" has no hash, expected "
+					 "one like in \"cbc-essiv:sha256\"",
+					 l->mode);
+		copy_part(spec->ivgen_hash, ivgen + len + 1, strlen(ivgen + len + 1));
+	}
+	/* XTS has two keys of one size */
+	snprintf(spec->cipher, sizeof(spec->cipher), "%s-%" PRIu32, l->cipher,
+		 strcmp(spec->mode, "xts") == 0 ? l->key_len * 4 : l->key_len * 8);
+	return 0;
 }
 
 static void put_name(uint8_t *to, const char *name)

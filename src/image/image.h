@@ -13,6 +13,7 @@
 
 #include "data/data.h"
 #include "disk/disk.h"
+#include "format/crypto_rec.h"
 #include "meta/meta.h"
 #include "qcow2.h"
 
@@ -27,12 +28,21 @@ struct image_qcow2 { /* a qcow2 disk; begins with the interface that it implemen
 	atomic_int preallocated;   /* what meta_looks_preallocated said; -1: not asked yet */
 };
 
+/* A LUKS header, and how it is shown: the latter points into the former. */
+struct image_luks {
+	struct format_luks header;
+	struct format_luks_spec spec;
+	struct qcow2_luks_slot_info slots[FORMAT_LUKS_SLOTS];
+	struct qcow2_luks_info info;
+};
+
 /* What reading doesn't need: loaded by the first qcow2_info, owned by the image. */
 struct image_tables {
 	struct meta_snapshots snapshots;
 	struct meta_bitmaps bitmaps;
 	struct qcow2_snapshot_info *snapshot_info;
 	struct qcow2_bitmap_info *bitmap_info;
+	struct image_luks *luks; /* NULL: there is none, or it is damaged */
 };
 
 void image_free_tables(struct image_tables *tables);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is known of an open image. The header was decoded at open; the snapshot table and the
- * bitmap directory are read when somebody asks for the first time, and damage in them is a
- * warning: the disk can still be read.
+ * What is known of an open image. The header was decoded at open; the snapshot table, the bitmap
+ * directory and the LUKS header are read when somebody asks for the first time, and damage in them
+ * is a warning: the rest can still be told.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -62,6 +63,80 @@ static int list_bitmaps(struct image_tables *t, struct qcow2_error *err)
 	return 0;
 }
 
+static void list_luks(struct image_luks *l, uint64_t host_off)
+{
+	for (size_t i = 0; i < FORMAT_LUKS_SLOTS; i++) {
+		const struct format_luks_slot *s = &l->header.slots[i];
+
+		l->slots[i] = (struct qcow2_luks_slot_info){
+			.active = s->active,
+			.iterations = s->iterations,
+			.stripes = s->stripes,
+			.key_off = (uint64_t)s->material_sector * LAYOUT_SECTOR,
+		};
+	}
+	l->info = (struct qcow2_luks_info){
+		.host_off = host_off,
+		.cipher = l->spec.cipher,
+		.cipher_mode = l->spec.mode,
+		.ivgen = l->spec.ivgen,
+		.ivgen_hash = l->spec.ivgen_hash[0] ? l->spec.ivgen_hash : NULL,
+		.hash = l->header.hash,
+		.uuid = l->header.uuid,
+		.payload_off = (uint64_t)l->header.payload_sector * LAYOUT_SECTOR,
+		.digest_iterations = l->header.digest_iterations,
+		.nslots = FORMAT_LUKS_SLOTS,
+		.slots = l->slots,
+	};
+}
+
+static int read_luks(const struct meta *m, struct image_luks *l, struct qcow2_error *err)
+{
+	const struct format_ext_crypto *place = &m->header.ext.crypto;
+	cleanup_free uint8_t *bytes = NULL;
+	size_t got;
+	int ret;
+
+	if (!m->header.ext.has_crypto)
+		return error_set(err, -EINVAL, "the image header doesn't say where it is");
+	if (place->header_len < FORMAT_LUKS_HEADER_LEN)
+		return error_set_at(err, -EINVAL, QCOW2_NO_OFFSET, place->header_off,
+				    "it has %" PRIu64 " bytes at 0x%" PRIx64
+				    ", expected at least %d",
+				    place->header_len, place->header_off, FORMAT_LUKS_HEADER_LEN);
+	ret = meta_read_table(m, place->header_off, FORMAT_LUKS_HEADER_LEN, &bytes, &got, err);
+	if (ret < 0)
+		return ret;
+	if (got < FORMAT_LUKS_HEADER_LEN)
+		return error_set_at(err, -EINVAL, QCOW2_NO_OFFSET, place->header_off,
+				    "the file has %zu bytes at 0x%" PRIx64 ", expected %d", got,
+				    place->header_off, FORMAT_LUKS_HEADER_LEN);
+	ret = format_luks_decode(&l->header, bytes, err);
+	if (ret == 0)
+		ret = format_luks_spec(&l->spec, &l->header, err);
+	if (ret < 0)
+		return ret;
+	list_luks(l, place->header_off);
+	return 0;
+}
+
+/* *luks stays NULL if the image has no such header, or with an error. */
+static int load_luks(const struct meta *m, struct image_luks **luks, struct qcow2_error *err)
+{
+	cleanup_free struct image_luks *l = NULL;
+	int ret;
+
+	if (m->header.crypt_method != LAYOUT_CRYPT_LUKS)
+		return 0;
+	l = mem_zalloc(1, sizeof(*l));
+	if (!l)
+		return error_errno(err, -ENOMEM, "can't read the LUKS header");
+	ret = read_luks(m, l, err);
+	if (ret == 0)
+		*luks = mem_steal(&l);
+	return ret;
+}
+
 void image_free_tables(struct image_tables *t)
 {
 	if (!t)
@@ -70,6 +145,7 @@ void image_free_tables(struct image_tables *t)
 	meta_bitmaps_release(&t->bitmaps);
 	mem_free(t->snapshot_info);
 	mem_free(t->bitmap_info);
+	mem_free(t->luks);
 	mem_free(t);
 }
 
@@ -90,6 +166,12 @@ static int load_tables(const struct qcow2_image *image, struct image_tables *t,
 		return error_set(err, ret, "%s", why.message);
 	if (ret < 0)
 		image_warn(image, "\"%s\": the bitmaps can't be listed: %s", image->path,
+			   why.message);
+	ret = load_luks(&image->qcow2->meta, &t->luks, &why);
+	if (ret == -ENOMEM)
+		return error_set(err, ret, "%s", why.message);
+	if (ret < 0)
+		image_warn(image, "\"%s\": the LUKS header can't be shown: %s", image->path,
 			   why.message);
 	ret = list_snapshots(image, t, err);
 	return ret < 0 ? ret : list_bitmaps(t, err);
@@ -149,6 +231,7 @@ static void describe_qcow2(const struct qcow2_image *image, const struct image_t
 	info->nbitmaps = t->bitmaps.count;
 	info->bitmaps = t->bitmap_info;
 	info->bitmaps_lost = h->ext.has_bitmaps && !(h->autoclear & LAYOUT_AUTOCLEAR_BITMAPS);
+	info->luks = t->luks ? &t->luks->info : NULL;
 }
 
 int qcow2_info(struct qcow2_image *image, struct qcow2_info *info, struct qcow2_error *err)

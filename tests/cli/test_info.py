@@ -53,17 +53,6 @@ def test_sizes_of_all_magnitudes(work):
         equal("x.raw", work=work)
 
 
-def test_luks_is_told(work):
-    """Of the LUKS header only the format is shown so far."""
-    name = zoo.create(work, "disk.qcow2", *zoo.SECRET, "-o", "encrypt.format=luks,"
-                      "encrypt.key-secret=s0,encrypt.iter-time=10", "10M")
-    ours = tool("info", "--output=json", name, cwd=work).json()
-    theirs = qemu_img("info", "--output=json", name, cwd=work).json()
-    theirs["format-specific"]["data"]["encrypt"] = {"format": "luks"}
-    assert ours == theirs
-    assert "    encrypt:\n        format: luks\n" in tool("info", name, cwd=work).succeeded().out
-
-
 def test_lost_bitmaps_are_not_listed_but_told(work):
     name = zoo.bitmaps(work)
     zoo.patch(work, name, 88, bytes(8))

@@ -199,6 +199,75 @@ static void bytes_behind_a_name_do_not_matter(void **state)
 	assert_memory_equal(&a, &b, sizeof(a));
 }
 
+static void a_mode_is_taken_apart(void **state)
+{
+	static const struct {
+		const char *stored;
+		uint32_t key_len;
+		const char *cipher, *mode, *ivgen, *hash;
+	} cases[] = {
+		{"xts-plain64", 64, "aes-256", "xts", "plain64", ""},
+		{"xts-plain", 32, "aes-128", "xts", "plain", ""},
+		{"cbc-essiv:sha256", 32, "aes-256", "cbc", "essiv", "sha256"},
+		{"cbc-plain:sha256", 16, "aes-128", "cbc", "plain", ""},
+		{"a-b-c", 24, "aes-192", "a", "b-c", ""},
+		{"c-essiv:6789012345678901234567a", 1, "aes-8", "c", "essiv",
+		 "6789012345678901234567a"},
+	};
+	struct format_luks_spec spec;
+	struct format_luks l = {.cipher = "aes"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		memcpy(l.mode, cases[i].stored, strlen(cases[i].stored) + 1);
+		l.key_len = cases[i].key_len;
+		memset(&spec, 'x', sizeof(spec));
+		assert_int_equal(format_luks_spec(&spec, &l, NULL), 0);
+		assert_string_equal(spec.cipher, cases[i].cipher);
+		assert_string_equal(spec.mode, cases[i].mode);
+		assert_string_equal(spec.ivgen, cases[i].ivgen);
+		assert_string_equal(spec.ivgen_hash, cases[i].hash);
+	}
+}
+
+static void the_longest_names_have_room(void **state)
+{
+	struct format_luks l = {.key_len = 64};
+	struct format_luks_spec spec;
+
+	(void)state;
+	memset(l.cipher, 'c', 31);
+	memset(l.mode, 'm', 31);
+	l.mode[29] = '-';
+	assert_int_equal(format_luks_spec(&spec, &l, NULL), 0);
+	assert_int_equal(strlen(spec.cipher), 31 + strlen("-512"));
+	assert_int_equal(strlen(spec.mode), 29);
+	assert_string_equal(spec.ivgen, "m");
+}
+
+static void a_mode_without_its_parts_is_refused(void **state)
+{
+	static const char *const none[] = {"", "xts", "-plain64", "xts-", "xts-:sha256"};
+	static const char *const no_hash[] = {"cbc-essiv", "cbc-essiv:"};
+	struct format_luks l = {.cipher = "aes", .key_len = 64};
+	struct format_luks_spec spec;
+	struct qcow2_error err;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(none) / sizeof(none[0]); i++) {
+		memcpy(l.mode, none[i], strlen(none[i]) + 1);
+		assert_int_equal(format_luks_spec(&spec, &l, &err), -EINVAL);
+		assert_non_null(strstr(err.message, "expected a mode and an IV generator like "
+						    "\"xts-plain64\""));
+	}
+	for (size_t i = 0; i < sizeof(no_hash) / sizeof(no_hash[0]); i++) {
+		memcpy(l.mode, no_hash[i], strlen(no_hash[i]) + 1);
+		assert_int_equal(format_luks_spec(&spec, &l, &err), -EINVAL);
+		assert_non_null(strstr(err.message, "has no hash, expected one like in "
+						    "\"cbc-essiv:sha256\""));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -209,6 +278,9 @@ int main(void)
 		cmocka_unit_test(names_must_be_terminated),
 		cmocka_unit_test(a_uuid_may_fill_its_field),
 		cmocka_unit_test(bytes_behind_a_name_do_not_matter),
+		cmocka_unit_test(a_mode_is_taken_apart),
+		cmocka_unit_test(the_longest_names_have_room),
+		cmocka_unit_test(a_mode_without_its_parts_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
