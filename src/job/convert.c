@@ -427,7 +427,8 @@ static int settle_create(const struct qcow2_convert_options *options, const char
 	create->size = size_bytes;
 	if (!create->format)
 		create->format = "qcow2";
-	return qcow2_create_resolve(path, create, err);
+	/* the backing file is looked at though the size is known: a target without it is none */
+	return image_create_resolve(path, create, true, err);
 }
 
 static bool is_file(struct qcow2_storage store, const struct storage_file_stat *st)
