@@ -9,12 +9,45 @@
 #include <zstd.h>
 
 #include "base/alloc.h"
+#include "base/num.h"
 #include "codec/backend.h"
+
+#define FAST_FROM 32768u
 
 struct zstd_codec {
 	ZSTD_CCtx *enc;
 	ZSTD_DCtx *dec;
+	int level;	/* 0: the default */
+	size_t set_for; /* the cluster size that the default was set for */
 };
+
+static unsigned floor_log2(size_t v)
+{
+	return v ? 63 - (unsigned)__builtin_clzll(v) : 0;
+}
+
+/*
+ * The default. Clusters of 32 KiB and more: greedy matches of five bytes or more, found through one
+ * small table. On a disk of programs and libraries, in clusters of 64 KiB, that takes a good third
+ * less time than level 3, which is what QEMU uses, for a result that is 2 to 3 % larger. It would
+ * lose too much on smaller clusters, which get level 3 (0 means "as the level has it").
+ */
+static size_t set_defaults(struct zstd_codec *c, size_t len)
+{
+	bool large = len >= FAST_FROM;
+	int hash_log = large ? (int)min_u64(floor_log2(len) - 3, 16) : 0;
+	size_t ret;
+
+	if (c->level || c->set_for == len)
+		return 0;
+	ret = ZSTD_CCtx_setParameter(c->enc, ZSTD_c_strategy, large ? ZSTD_fast : 0);
+	if (!ZSTD_isError(ret))
+		ret = ZSTD_CCtx_setParameter(c->enc, ZSTD_c_minMatch, large ? 5 : 0);
+	if (!ZSTD_isError(ret))
+		ret = ZSTD_CCtx_setParameter(c->enc, ZSTD_c_hashLog, hash_log);
+	c->set_for = len;
+	return ret;
+}
 
 int zstd_codec_new(struct zstd_codec **codec, int level, struct qcow2_error *err)
 {
@@ -30,6 +63,7 @@ int zstd_codec_new(struct zstd_codec **codec, int level, struct qcow2_error *err
 		zstd_codec_free(c);
 		return error_set(err, -ENOMEM, "no memory for a zstd context");
 	}
+	c->level = level;
 	*codec = c;
 	return 0;
 }
@@ -46,8 +80,10 @@ void zstd_codec_free(struct zstd_codec *codec)
 size_t zstd_codec_compress(struct zstd_codec *codec, const void *in, size_t len, void *out,
 			   size_t cap)
 {
-	size_t ret = ZSTD_compress2(codec->enc, out, cap, in, len);
+	size_t ret = set_defaults(codec, len);
 
+	if (!ZSTD_isError(ret))
+		ret = ZSTD_compress2(codec->enc, out, cap, in, len);
 	return ZSTD_isError(ret) ? 0 : ret;
 }
 
