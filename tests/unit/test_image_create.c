@@ -75,8 +75,9 @@ static void check_order(struct qcow2_storage st, const struct kind *kind)
 	assert_int_equal(storage_record_entry(st, n - 1).op, STORAGE_OP_FLUSH);
 	/* two barriers are enough */
 	assert_int_equal(storage_record_count(st, STORAGE_OP_FLUSH), 2);
-	assert_int_equal(storage_record_entry(st, 0).op, STORAGE_OP_TRUNCATE);
-	for (size_t i = 1; i < n - 2; i++) {
+	/* a new file is empty already, and cutting it would make its close wait */
+	assert_int_not_equal(storage_record_entry(st, 0).op, STORAGE_OP_TRUNCATE);
+	for (size_t i = 0; i < n - 2; i++) {
 		struct storage_record_entry e = storage_record_entry(st, i);
 
 		if (e.op == STORAGE_OP_WRITE)
