@@ -439,11 +439,11 @@ static bool is_file(struct qcow2_storage store, const struct storage_file_stat *
 	       own.dev == st->dev && own.ino == st->ino;
 }
 
-int job_target_differs(const struct image_place *place, const struct job_source *source,
-		       struct qcow2_error *err)
+static int check_differs(struct qcow2_storage store, const char *path,
+			 const struct job_source *source, struct qcow2_error *err)
 {
 	struct storage_file_stat st;
-	int ret = storage_file_stat(place->st, &st, err);
+	int ret = storage_file_stat(store, &st, err);
 
 	if (ret < 0)
 		return ret;
@@ -454,10 +454,33 @@ int job_target_differs(const struct image_place *place, const struct job_source 
 				return error_set(err, -EINVAL,
 						 "\"%s\" is read from, so it can't be "
 						 "written to",
-						 place->path);
+						 path);
 		}
 	}
 	return 0;
+}
+
+int job_target_differs(const struct image_place *place, const struct job_source *source,
+		       struct qcow2_error *err)
+{
+	return check_differs(place->st, place->path, source, err);
+}
+
+/*
+ * The same before the target is opened, for the sake of the sentence: our own lock on a source
+ * would be in the way of opening it.
+ */
+static int check_path_differs(const char *path, const struct job_source *source,
+			      struct qcow2_error *err)
+{
+	struct qcow2_storage store;
+	int ret;
+
+	if (!path || storage_file_open(&store, path, 0, NULL) < 0)
+		return 0;
+	ret = check_differs(store, path, source, err);
+	storage_close(&store);
+	return ret;
 }
 
 int job_target_goes_on_top(const struct qcow2_create_options *create,
@@ -485,6 +508,8 @@ static int open_target(struct convert *c, const char *path, struct qcow2_error *
 	struct qcow2_create_options create = QCOW2_CREATE_OPTIONS_INIT;
 	int ret = settle_create(c->options, path, c->source.size_bytes, &create, err);
 
+	if (ret == 0)
+		ret = check_path_differs(path, &c->source, err);
 	if (ret < 0)
 		return ret;
 	if (strcmp(create.format, "raw") == 0)

@@ -102,17 +102,30 @@ static void what_is_read_is_not_written_to(void **state)
 	struct qcow2_image *source = make_source(state, MIB);
 	char *disk = image_tmp_path(state, "disk");
 	char *copy = image_tmp_path(state, "copy");
+	char *top_path = image_tmp_path(state, "top");
 	struct qcow2_error err = {0};
+	struct qcow2_image *top;
 
 	create.flags = QCOW2_CREATE_OVERWRITE;
 	options.create = &create;
 	assert_int_equal(symlink(disk, copy), 0);
 	assert_int_equal(qcow2_convert(&source, 1, copy, &options, NULL, &err), -EINVAL);
 	assert_non_null(strstr(err.message, "is read from"));
+	unlink(copy);
+	/* a layer below the source, which we hold a lock on */
+	assert_int_equal(qcow2_convert(&source, 1, copy, &options, NULL, &err), 0);
+	assert_int_equal(QEMU_IMG("create", "-f", "qcow2", "-b", copy, "-F", "qcow2", top_path), 0);
+	top = image_tmp_open(top_path, "qcow2");
+	assert_int_equal(qcow2_convert(&top, 1, copy, &options, NULL, &err), -EINVAL);
+	assert_non_null(strstr(err.message, "is read from"));
+	assert_int_equal(qcow2_convert(&top, 1, top_path, &options, NULL, &err), -EINVAL);
+	assert_non_null(strstr(err.message, "is read from"));
+	qcow2_close(top);
 	qcow2_close(source);
 	unlink(copy);
 	image_tmp_make_raw(copy, MIB, 99);
 	assert_true(image_tmp_same_file(copy, disk));
+	free(top_path);
 	free(copy);
 	free(disk);
 }
