@@ -157,12 +157,13 @@ static int open_place(struct raw_target *t, const char *path, const struct job_s
 	if (ret < 0)
 		return ret;
 	ret = job_target_differs(&t->place, source, err);
-	if (ret == 0 && !t->keep)
-		ret = image_place_clear(&t->place, 0, err);
 	t->resize = !t->keep && !t->place.is_device;
 	t->is_zero = t->resize || (options->flags & QCOW2_CONVERT_TARGET_IS_ZERO);
 	if (ret == 0 && !t->resize)
 		ret = check_room(t, err);
+	/* last, when there is nothing left to refuse */
+	if (ret == 0 && !t->keep)
+		ret = image_place_clear(&t->place, 0, err);
 	return ret;
 }
 
