@@ -167,7 +167,7 @@ static void skip_to(struct compare *c, uint64_t off)
 static int compare_window(struct compare *c, uint64_t guest_off, uint8_t *bufs[2],
 			  struct qcow2_error *err)
 {
-	uint64_t end = min_u64(guest_off + WINDOW, c->size);
+	uint64_t end = guest_off + min_u64(WINDOW, c->size - guest_off);
 	struct run runs[2];
 	uint64_t len;
 	int ret = 0;
@@ -205,7 +205,7 @@ static bool take_window(struct compare *c, uint64_t *guest_off)
 	*guest_off = c->next_off;
 	more = c->next_off < c->size && c->next_off < atomic_load(&c->limit);
 	if (more)
-		c->next_off += WINDOW;
+		c->next_off += min_u64(WINDOW, c->size - c->next_off);
 	pthread_mutex_unlock(&c->lock);
 	return more;
 }
