@@ -64,7 +64,8 @@ struct qcow2_error {
 /*
  * A flat store of bytes, the thing that an image lives in. The library has its own for files and
  * block devices; an embedder can pass another. Every operation may be called from several
- * threads at once, except close. Operations that are NULL are answered as "not supported".
+ * threads at once, except close. Operations that are NULL are answered as "not supported". A
+ * failure is a negative errno; err is NULL or a blank record, to be filled or left as it is.
  */
 struct qcow2_storage_extent {
 	uint64_t len_bytes; /* how far the answer reaches from the offset asked, at least 1 */

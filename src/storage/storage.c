@@ -3,10 +3,14 @@
  * The calls on any store. They check ranges once, for every store, and fill in what a store
  * doesn't have: a vector for a plain buffer, written zeros for a zero operation, "all is data"
  * for extents. They keep no state and take no lock.
+ *
+ * What a store says of a failure is looked at before it goes on: an embedder's may leave the record
+ * alone, and the caller's record is left alone when all went well in the end.
  */
 #include "storage/storage.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "base/iov.h"
 #include "base/num.h"
@@ -20,6 +24,35 @@ static const uint8_t zeros[ZEROS_BYTES] __attribute__((aligned(ZEROS_BYTES)));
 static int unsupported(struct qcow2_storage st, const char *what, struct qcow2_error *err)
 {
 	return error_set(err, -ENOTSUP, "a %s store can't %s", st.ops->kind, what);
+}
+
+/* For a store to write what it has to say into; only as much of it as counts is set. */
+static struct qcow2_error *blank(struct qcow2_error *theirs, const struct qcow2_error *err)
+{
+	if (!err)
+		return NULL;
+	theirs->code = 0;
+	theirs->guest_off = theirs->host_off = QCOW2_NO_OFFSET;
+	theirs->message[0] = '\0';
+	return theirs;
+}
+
+/* Passes a store's answer on: a failure is a negative errno with a sentence. */
+static int answer(struct qcow2_storage st, const char *what, int code,
+		  const struct qcow2_error *theirs, struct qcow2_error *err)
+{
+	if (code == 0)
+		return 0;
+	if (code > 0)
+		code = -EIO;
+	if (!err)
+		return code;
+	if (theirs->message[0] == '\0')
+		return error_errno(err, code, "a %s store can't %s", st.ops->kind, what);
+	*err = *theirs;
+	err->code = code;
+	err->message[sizeof(err->message) - 1] = '\0';
+	return code;
 }
 
 static int check_range(struct qcow2_storage st, const char *what, uint64_t host_off,
@@ -44,14 +77,19 @@ void storage_close(struct qcow2_storage *st)
 
 int storage_size(struct qcow2_storage st, uint64_t *size_bytes, struct qcow2_error *err)
 {
+	struct qcow2_error theirs;
+	int code;
+
 	if (!st.ops->size)
 		return unsupported(st, "say its size", err);
-	return st.ops->size(st.self, size_bytes, err);
+	code = st.ops->size(st.self, size_bytes, blank(&theirs, err));
+	return answer(st, "say its size", code, &theirs, err);
 }
 
 int storage_readv(struct qcow2_storage st, const struct iovec *iov, int iovcnt, uint64_t host_off,
 		  struct qcow2_error *err)
 {
+	struct qcow2_error theirs;
 	uint64_t total;
 	int code;
 
@@ -62,12 +100,14 @@ int storage_readv(struct qcow2_storage st, const struct iovec *iov, int iovcnt, 
 	code = check_range(st, "read", host_off, total, err);
 	if (code != 0 || total == 0)
 		return code;
-	return st.ops->preadv(st.self, iov, iovcnt, host_off, err);
+	code = st.ops->preadv(st.self, iov, iovcnt, host_off, blank(&theirs, err));
+	return answer(st, "be read", code, &theirs, err);
 }
 
 int storage_writev(struct qcow2_storage st, const struct iovec *iov, int iovcnt, uint64_t host_off,
 		   struct qcow2_error *err)
 {
+	struct qcow2_error theirs;
 	uint64_t total;
 	int code;
 
@@ -78,7 +118,8 @@ int storage_writev(struct qcow2_storage st, const struct iovec *iov, int iovcnt,
 	code = check_range(st, "write", host_off, total, err);
 	if (code != 0 || total == 0)
 		return code;
-	return st.ops->pwritev(st.self, iov, iovcnt, host_off, err);
+	code = st.ops->pwritev(st.self, iov, iovcnt, host_off, blank(&theirs, err));
+	return answer(st, "be written", code, &theirs, err);
 }
 
 int storage_read(struct qcow2_storage st, void *buf, size_t len, uint64_t host_off,
@@ -129,51 +170,57 @@ int storage_zero(struct qcow2_storage st, uint64_t host_off, uint64_t len_bytes,
 		 struct qcow2_error *err)
 {
 	int code = check_range(st, "zero", host_off, len_bytes, err);
+	struct qcow2_error theirs, *to = blank(&theirs, err);
 
 	if (code != 0 || len_bytes == 0)
 		return code;
-	code = st.ops->zero ? st.ops->zero(st.self, host_off, len_bytes, flags, err)
-			    : unsupported(st, "zero a range", err);
-	if (code != -ENOTSUP || (flags & QCOW2_STORAGE_NO_FALLBACK))
-		return code;
-	code = write_zeros(st, host_off, len_bytes, err);
-	if (code == 0)
-		error_clear(err);
-	return code;
+	code = -ENOTSUP;
+	if (st.ops->zero)
+		code = st.ops->zero(st.self, host_off, len_bytes, flags, to);
+	if (code == -ENOTSUP && !(flags & QCOW2_STORAGE_NO_FALLBACK))
+		return write_zeros(st, host_off, len_bytes, err);
+	return answer(st, "zero a range", code, &theirs, err);
 }
 
 int storage_discard(struct qcow2_storage st, uint64_t host_off, uint64_t len_bytes,
 		    struct qcow2_error *err)
 {
 	int code = check_range(st, "discard", host_off, len_bytes, err);
+	struct qcow2_error theirs;
 
 	if (code != 0 || len_bytes == 0 || !st.ops->discard)
 		return code;
-	code = st.ops->discard(st.self, host_off, len_bytes, err);
-	if (code != -ENOTSUP)
-		return code;
-	error_clear(err);
-	return 0;
+	code = st.ops->discard(st.self, host_off, len_bytes, blank(&theirs, err));
+	return code == -ENOTSUP ? 0 : answer(st, "discard a range", code, &theirs, err);
 }
 
 int storage_flush(struct qcow2_storage st, struct qcow2_error *err)
 {
+	struct qcow2_error theirs;
+	int code;
+
 	/* silence would be a promise that nobody keeps */
 	if (!st.ops->flush)
 		return unsupported(st, "be flushed", err);
-	return st.ops->flush(st.self, err);
+	code = st.ops->flush(st.self, blank(&theirs, err));
+	return answer(st, "be flushed", code, &theirs, err);
 }
 
 int storage_truncate(struct qcow2_storage st, uint64_t size_bytes, struct qcow2_error *err)
 {
+	struct qcow2_error theirs;
+	int code;
+
 	if (!st.ops->truncate)
 		return unsupported(st, "change its size", err);
-	return st.ops->truncate(st.self, size_bytes, err);
+	code = st.ops->truncate(st.self, size_bytes, blank(&theirs, err));
+	return answer(st, "change its size", code, &theirs, err);
 }
 
 int storage_allocate(struct qcow2_storage st, uint64_t host_off, uint64_t len_bytes,
 		     struct qcow2_error *err)
 {
+	struct qcow2_error theirs;
 	int code;
 
 	if (!st.ops->allocate)
@@ -181,12 +228,14 @@ int storage_allocate(struct qcow2_storage st, uint64_t host_off, uint64_t len_by
 	code = check_range(st, "allocate", host_off, len_bytes, err);
 	if (code != 0 || len_bytes == 0)
 		return code;
-	return st.ops->allocate(st.self, host_off, len_bytes, err);
+	code = st.ops->allocate(st.self, host_off, len_bytes, blank(&theirs, err));
+	return answer(st, "reserve space", code, &theirs, err);
 }
 
 int storage_extent(struct qcow2_storage st, uint64_t host_off, uint64_t len_bytes,
 		   struct qcow2_storage_extent *out, struct qcow2_error *err)
 {
+	struct qcow2_error theirs;
 	int code;
 
 	if (len_bytes == 0)
@@ -198,7 +247,9 @@ int storage_extent(struct qcow2_storage st, uint64_t host_off, uint64_t len_byte
 	*out = (struct qcow2_storage_extent){.len_bytes = len_bytes, .is_data = true};
 	if (!st.ops->extent)
 		return 0;
-	code = st.ops->extent(st.self, host_off, len_bytes, out, err);
+	code = answer(st, "look for holes",
+		      st.ops->extent(st.self, host_off, len_bytes, out, blank(&theirs, err)),
+		      &theirs, err);
 	if (code == 0 && out->len_bytes == 0)
 		return error_set_at(err, -EIO, QCOW2_NO_OFFSET, host_off,
 				    "a %s store gave an empty answer about 0x%llx", st.ops->kind,
@@ -209,7 +260,10 @@ int storage_extent(struct qcow2_storage st, uint64_t host_off, uint64_t len_byte
 
 int storage_lock(struct qcow2_storage st, unsigned use, unsigned forbid, struct qcow2_error *err)
 {
+	struct qcow2_error theirs;
+
 	if (!st.ops->lock)
 		return 0;
-	return st.ops->lock(st.self, use, forbid, err);
+	return answer(st, "be locked", st.ops->lock(st.self, use, forbid, blank(&theirs, err)),
+		      &theirs, err);
 }
