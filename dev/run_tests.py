@@ -157,7 +157,7 @@ def build(run, name, compiler, folder, options):
         shutil.rmtree(folder, ignore_errors=True)
         if not run.step(f"{name}: configure", 120, ["meson", "setup", str(folder), *options], env):
             return False
-    return run.step(name, 420, ["ninja", "-C", str(folder), "-j", str(JOBS)], env)
+    return run.step(name, 900, ["ninja", "-C", str(folder), "-j", str(JOBS)], env)
 
 
 def check_format(run):
@@ -183,7 +183,7 @@ def meson_tests(run, name, folder, *options):
     patience = "20" if run.mode == "long" else "2"
     argv = ["meson", "test", "-C", str(folder), "--no-rebuild", "--print-errorlogs",
             "--num-processes", str(JOBS), "--timeout-multiplier", patience, *options]
-    run.suite(name, 240, argv, folder / "meson-logs/testlog.junit.xml")
+    run.suite(name, 600, argv, folder / "meson-logs/testlog.junit.xml")
 
 
 def threaded_tests(folder):
@@ -201,7 +201,7 @@ def python_tests(run):
             f"--junitxml={report}", "--basetemp", str(RESULTS / "tmp")]
     if run.mode == "quick":
         argv += ["-m", "not slow"]
-    run.suite("Python tests", 480, [*argv, "tests", "dev"], report)
+    run.suite("Python tests", 1200, [*argv, "tests", "dev"], report)
 
 
 def fuzz(run):
