@@ -156,28 +156,73 @@ static uint64_t count_extra_bits(const struct deflate_freq *freq)
 	return nbits;
 }
 
-struct codes {
-	uint16_t lit[NUM_LIT_WORDS];
-	uint16_t dist[NUM_DIST_SYMS];
+/* What is written for each token: the bits, with their number in the top byte. */
+struct tables {
+	uint32_t lit[SYM_END + 1];
+	uint32_t len[256]; /* by length - 3, with the extra bits; only for symbols that occur */
+	uint32_t dist[NUM_DIST_SYMS]; /* without extra bits */
+	uint16_t dist_base[NUM_DIST_SYMS];
+	uint8_t dist_nbits[NUM_DIST_SYMS]; /* with extra bits */
 };
 
-static void write_match(struct bit_writer *w, const struct codes *codes,
-			const struct code_lens *lens, const struct deflate_seq *seq)
+static inline uint32_t entry(uint32_t bits, unsigned n)
 {
-	unsigned slot = deflate_len_slot[seq->len - 3];
-	unsigned dslot = deflate_dist_slot(seq->dist);
-	unsigned dextra = deflate_dist_extra(dslot);
+	return bits | (uint32_t)n << 24;
+}
 
-	bits_put(w, codes->lit[SYM_LEN + slot], lens->lit[SYM_LEN + slot]);
-	bits_put(w, seq->len - deflate_len_base[slot], deflate_len_extra[slot]);
-	bits_put(w, codes->dist[dslot], lens->dist[dslot]);
-	bits_put(w, (seq->dist - 1u) & ((1u << dextra) - 1), dextra);
+static inline void put_entry(struct bit_writer *w, uint32_t e)
+{
+	bits_put(w, e & 0xffffff, e >> 24);
+}
+
+static void make_tables(struct tables *t, const struct deflate_freq *freq,
+			const struct code_lens *lens)
+{
+	uint16_t codes[NUM_LIT_WORDS];
+	uint32_t dist_base = 1;
+
+	deflate_huff_codes(lens->lit, NUM_LIT_WORDS, codes);
+	for (unsigned i = 0; i <= SYM_END; i++)
+		t->lit[i] = entry(codes[i], lens->lit[i]);
+	for (unsigned slot = 0; slot < 29; slot++) {
+		unsigned sym = SYM_LEN + slot, extra = deflate_len_extra[slot];
+
+		if (!freq->lit[sym])
+			continue;
+		for (unsigned i = 0; i < 1u << extra; i++) {
+			unsigned len = deflate_len_base[slot] + i;
+
+			/* 258 has a symbol of its own. */
+			if (deflate_len_slot[len - 3] == slot)
+				t->len[len - 3] = entry(codes[sym] | i << lens->lit[sym],
+							lens->lit[sym] + extra);
+		}
+	}
+	deflate_huff_codes(lens->dist, NUM_DIST_SYMS, codes);
+	for (unsigned slot = 0; slot < NUM_DIST_SYMS; slot++) {
+		unsigned extra = deflate_dist_extra(slot);
+
+		t->dist[slot] = entry(codes[slot], lens->dist[slot]);
+		t->dist_base[slot] = (uint16_t)dist_base;
+		t->dist_nbits[slot] = (uint8_t)(lens->dist[slot] + extra);
+		dist_base += 1u << extra;
+	}
+}
+
+static inline void put_match(struct bit_writer *w, const struct tables *t,
+			     const struct deflate_seq *seq)
+{
+	uint32_t e = t->dist[seq->dist_slot];
+	uint64_t extra = seq->dist - (uint32_t)t->dist_base[seq->dist_slot];
+
+	put_entry(w, t->len[seq->len - 3]);
+	bits_put(w, (e & 0xffffff) | extra << (e >> 24), t->dist_nbits[seq->dist_slot]);
 	bits_flush(w);
 }
 
-static void write_tokens(struct bit_writer *out, const struct codes *codes,
-			 const struct code_lens *lens, const struct deflate_seq *seq,
-			 const struct deflate_seq *end, const uint8_t *in)
+static void write_tokens(struct bit_writer *out, const struct tables *t,
+			 const struct deflate_seq *seq, const struct deflate_seq *end,
+			 const uint8_t *in)
 {
 	struct bit_writer w = *out;
 
@@ -185,20 +230,27 @@ static void write_tokens(struct bit_writer *out, const struct codes *codes,
 		uint32_t nlit = seq->nlit;
 
 		for (; nlit >= 4; nlit -= 4, in += 4) {
-			for (unsigned i = 0; i < 4; i++)
-				bits_put(&w, codes->lit[in[i]], lens->lit[in[i]]);
+			put_entry(&w, t->lit[in[0]]);
+			put_entry(&w, t->lit[in[1]]);
+			put_entry(&w, t->lit[in[2]]);
+			put_entry(&w, t->lit[in[3]]);
 			bits_flush(&w);
 		}
-		if (nlit) {
-			for (; nlit; nlit--, in++)
-				bits_put(&w, codes->lit[*in], lens->lit[*in]);
+		if (!seq->len) {
+			for (; nlit; nlit--)
+				put_entry(&w, t->lit[*in++]);
 			bits_flush(&w);
+			continue;
 		}
-		if (seq->len)
-			write_match(&w, codes, lens, seq);
-		in += seq->len;
+		/* Up to three literals without a jump: three bytes are there, a match follows. */
+		put_entry(&w, t->lit[in[0]] & (0u - (nlit > 0)));
+		put_entry(&w, t->lit[in[1]] & (0u - (nlit > 1)));
+		put_entry(&w, t->lit[in[2]] & (0u - (nlit > 2)));
+		bits_flush(&w);
+		put_match(&w, t, seq);
+		in += nlit + seq->len;
 	}
-	bits_put(&w, codes->lit[SYM_END], lens->lit[SYM_END]);
+	put_entry(&w, t->lit[SYM_END]);
 	bits_flush(&w);
 	*out = w;
 }
@@ -239,12 +291,13 @@ bool deflate_block_write(struct bit_writer *w, const struct deflate_chunk *block
 {
 	struct deflate_freq freq = block->freq;
 	struct code_lens own, fixed;
-	struct codes codes;
+	struct tables tables;
 	struct header header;
 	uint64_t extra = count_extra_bits(&freq), own_bits, fixed_bits, stored;
 	bool dynamic;
 
 	freq.lit[SYM_END] = 1;
+	memset(own.lit, 0, sizeof(own.lit));
 	deflate_huff_lengths(freq.lit, NUM_LIT_SYMS, LIT_MAX_BITS, own.lit);
 	deflate_huff_lengths(freq.dist, NUM_DIST_SYMS, DIST_MAX_BITS, own.dist);
 	plan_header(&header, &own);
@@ -263,15 +316,9 @@ bool deflate_block_write(struct bit_writer *w, const struct deflate_chunk *block
 	}
 	bits_put(w, last, 1);
 	bits_put(w, dynamic ? 2 : 1, 2);
-	if (dynamic) {
+	if (dynamic)
 		write_header(w, &header);
-		deflate_huff_codes(own.lit, NUM_LIT_SYMS, codes.lit);
-		deflate_huff_codes(own.dist, NUM_DIST_SYMS, codes.dist);
-	} else {
-		deflate_huff_codes(fixed.lit, NUM_LIT_WORDS, codes.lit);
-		deflate_huff_codes(fixed.dist, NUM_DIST_SYMS, codes.dist);
-	}
-	write_tokens(w, &codes, dynamic ? &own : &fixed, seqs + block->seq_begin,
-		     seqs + block->seq_end, in);
+	make_tables(&tables, &freq, dynamic ? &own : &fixed);
+	write_tokens(w, &tables, seqs + block->seq_begin, seqs + block->seq_end, in);
 	return true;
 }

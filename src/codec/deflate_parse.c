@@ -1,143 +1,96 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * From bytes to literals and matches, by hash chains with lazy evaluation. Positions are kept
- * modulo 64 Ki in tables that stay in the nearest caches: for each hash of four bytes the last
- * position (head), from there back through prev; for each hash of three bytes the last position
- * only. An entry may be stale after the position wrapped around, so entries are hints: a distance
- * is used when it is at most 4 KiB and the bytes there are equal; a stale one costs time at worst.
- *
- * The output depends on the cluster alone: either the tables are cleared for it, or all positions
- * that they hold are out of its reach.
+ * From bytes to literals and matches: at each position the longest match, unless the next position
+ * has a better one (lazy evaluation).
  */
 #include "base/alloc.h"
-#include "base/bytes.h"
+#include "codec/deflate_match.h"
 #include "codec/deflate_parts.h"
 
-#define HEAD_BITS 14
-#define HEAD3_BITS 12
-#define WINDOW_MASK (DEFLATE_WINDOW - 1)
-#define GOLDEN 0x9e3779b1u
-/* What a search reads at its position. Fewer bytes at the end of a cluster are literals. */
-#define LOOK_LEN 4
-
-#define always_inline inline __attribute__((always_inline))
+/* After so many (a power of two) literals in a row only every other position is looked up, after
+ * twice as many every third, and so on: what can't be compressed is passed over quickly. */
+#define DULL_BITS 7
 
 struct deflate_parser {
 	struct deflate_effort effort;
-	uint32_t base; /* number of the current cluster's first position */
-	uint32_t free; /* first number that isn't used yet */
-	uint16_t head[1 << HEAD_BITS];
-	uint16_t head3[1 << HEAD3_BITS];
-	uint16_t prev[DEFLATE_WINDOW];
+	struct match_tables tables;
 };
 
-struct match {
-	uint32_t len, dist;
-};
-
-/* What a call works on. */
+/* The state of a call. */
 struct cursor {
-	struct deflate_parser *parser;
-	const uint8_t *in, *end;
+	const uint8_t *end;
+	uintptr_t origin;    /* address of the position with number 0 */
+	const uint8_t *stop; /* no position is looked up from here on */
 	const uint8_t *pos;
 	const uint8_t *lit; /* first literal that isn't in a sequence yet */
+	struct match_tables *tables;
+	struct deflate_seq *seq;
 	struct deflate_span *span;
 	struct deflate_chunk *chunk;
 	const uint8_t *chunk_in; /* where the chunk begins */
 	uint32_t ntokens;	 /* in the chunk */
 };
 
-static always_inline uint32_t hash4(uint32_t seq)
+static void chunk_open(struct cursor *c)
 {
-	return seq * GOLDEN >> (32 - HEAD_BITS);
+	c->chunk = &c->span->chunks[c->span->nchunks++];
+	c->chunk->seq_begin = (uint32_t)(c->seq - c->span->seqs);
+	memset(&c->chunk->freq, 0, sizeof(c->chunk->freq));
+	c->chunk_in = c->pos;
+	c->ntokens = 0;
 }
 
-static always_inline uint32_t hash3(uint32_t seq)
+static void chunk_close(struct cursor *c)
 {
-	return seq * (GOLDEN << 8) >> (32 - HEAD3_BITS);
+	if (c->lit < c->pos)
+		*c->seq++ = (struct deflate_seq){.nlit = (uint16_t)(c->pos - c->lit)};
+	c->lit = c->pos;
+	c->chunk->seq_end = (uint32_t)(c->seq - c->span->seqs);
+	c->chunk->in_len = (uint32_t)(c->pos - c->chunk_in);
 }
 
-/* Enters p, which has number pos, into the tables. */
-static always_inline void enter(struct deflate_parser *m, const uint8_t *p, uint32_t pos)
+static always_inline void put_literal(struct cursor *c)
 {
-	uint32_t seq = load_le32(p);
-	uint16_t *head = &m->head[hash4(seq)];
-
-	m->prev[pos & WINDOW_MASK] = *head;
-	*head = (uint16_t)pos;
-	m->head3[hash3(seq)] = (uint16_t)pos;
+	c->chunk->freq.lit[*c->pos++]++;
+	c->ntokens++;
 }
 
-/* Number of equal bytes from a and b on, at most max; the first len are known to be equal. */
-static always_inline uint32_t extend(const uint8_t *a, const uint8_t *b, uint32_t len, uint32_t max)
+static always_inline void put_match(struct cursor *c, struct match match)
 {
-	while (len + 8 <= max) {
-		uint64_t diff = load_le64(a + len) ^ load_le64(b + len);
+	unsigned dist_slot = deflate_dist_slot(match.dist);
 
-		if (diff)
-			return len + (uint32_t)(__builtin_ctzll(diff) >> 3);
-		len += 8;
-	}
-	while (len < max && a[len] == b[len])
-		len++;
-	return len;
+	*c->seq++ = (struct deflate_seq){
+		.nlit = (uint16_t)(c->pos - c->lit),
+		.len = (uint16_t)match.len,
+		.dist = (uint16_t)match.dist,
+		.dist_slot = (uint16_t)dist_slot,
+	};
+	c->chunk->freq.lit[SYM_LEN + deflate_len_slot[match.len - DEFLATE_MIN_MATCH]]++;
+	c->chunk->freq.dist[dist_slot]++;
+	c->ntokens++;
+	c->pos += match.len;
+	c->lit = c->pos;
 }
 
-/*
- * Looks along a chain for a match that is longer than best (at least 3 bytes long). back is the
- * distance of the first candidate less one, so that a distance of 0 is out of range like all that
- * are too far.
- */
-static always_inline struct match walk(const struct deflate_parser *m, const uint8_t *p,
-				       uint32_t pos, uint32_t back, uint32_t max_len,
-				       uint32_t depth, struct match best)
+/* Positions that aren't looked up have no candidates and aren't entered. */
+static always_inline struct probe probe_at(const struct cursor *c, const uint8_t *p)
 {
-	uint32_t seq = load_le32(p), tail = load_le32(p + best.len - 3);
+	uint32_t pos = (uint32_t)((uintptr_t)p - c->origin);
 
-	while (back < DEFLATE_WINDOW) {
-		const uint8_t *q = p - 1 - back;
-
-		if (load_le32(q + best.len - 3) == tail && load_le32(q) == seq) {
-			uint32_t len = extend(p, q, 4, max_len);
-
-			if (len > best.len) {
-				best.len = len;
-				best.dist = back + 1;
-				if (len >= m->effort.nice_len || len >= max_len)
-					break;
-				tail = load_le32(p + len - 3);
-			}
-		}
-		if (--depth == 0)
-			break;
-		back = (uint16_t)(pos - 1 - m->prev[(pos - 1 - back) & WINDOW_MASK]);
-	}
-	return best;
+	if (p >= c->stop)
+		return (struct probe){pos, DEFLATE_WINDOW, DEFLATE_WINDOW};
+	return match_probe(c->tables, p, pos);
 }
 
-/* Looks for a match at p that is longer than best (or any, if best.len is 0), and enters p. */
-static always_inline struct match search(const struct cursor *c, const uint8_t *p, uint32_t depth,
-					 struct match best)
+/* Enters the positions from p to end. */
+static always_inline void enter(const struct cursor *c, const uint8_t *p, const uint8_t *end)
 {
-	struct deflate_parser *m = c->parser;
-	uint32_t pos = m->base + (uint32_t)(p - c->in), seq = load_le32(p);
-	uint16_t *head = &m->head[hash4(seq)], *head3 = &m->head3[hash3(seq)];
-	uint32_t back = (uint16_t)(pos - 1 - *head), back3 = (uint16_t)(pos - 1 - *head3);
-	uint32_t max_len =
-		c->end - p < DEFLATE_MAX_MATCH ? (uint32_t)(c->end - p) : DEFLATE_MAX_MATCH;
+	uint32_t pos = (uint32_t)((uintptr_t)p - c->origin);
 
-	m->prev[pos & WINDOW_MASK] = *head;
-	*head = (uint16_t)pos;
-	*head3 = (uint16_t)pos;
-	if (best.len == 0) {
-		struct match found = {.len = 3};
-
-		if (back3 < DEFLATE_WINDOW && ((load_le32(p - 1 - back3) ^ seq) << 8) == 0)
-			found.dist = back3 + 1;
-		found = walk(m, p, pos, back, max_len, depth, found);
-		return found.dist ? found : best;
-	}
-	return best.len < max_len ? walk(m, p, pos, back, max_len, depth, best) : best;
+	if (end > c->stop)
+		end = c->stop;
+	for (; p < end; p++, pos++)
+		(void)match_probe(c->tables, p, pos);
 }
 
 /* Is the match that begins a byte later worth a literal? */
@@ -148,82 +101,60 @@ static always_inline bool better(struct match next, struct match now)
 		       2;
 }
 
-/* Up to stop or the end of the chunk. There are LOOK_LEN bytes behind stop. */
-static always_inline void parse_chunk(struct cursor *cursor, const uint8_t *stop, bool lazy)
+/*
+ * One chunk, or less if stop comes first. A position is looked up one step before the result is
+ * needed. Otherwise each wrongly predicted jump would wait for hash, table and candidate in turn.
+ */
+static always_inline struct probe parse_chunk(struct cursor *cursor, struct probe now,
+					      const struct deflate_effort *effort, bool lazy)
 {
 	struct cursor c = *cursor;
-	struct deflate_parser *m = c.parser;
-	const struct deflate_effort effort = m->effort;
-	struct deflate_freq *freq = &c.chunk->freq;
-	struct deflate_seq *seq = c.span->seqs + c.span->nseqs;
 
-	while (c.pos < stop && c.ntokens < CHUNK_TOKENS) {
-		struct match now = search(&c, c.pos, effort.depth, (struct match){0});
-		const uint8_t *entered = c.pos + 1, *match_end;
+	while (c.pos < c.stop && c.ntokens < CHUNK_TOKENS) {
+		const uint8_t *probed = c.pos + 1;
+		struct probe next = probe_at(&c, probed);
+		struct match match = match_find(c.tables, c.pos, c.end, now, effort), later;
+		size_t skip = (size_t)(c.pos - c.lit) >> DULL_BITS;
 
-		if (now.len == 0) {
-			freq->lit[*c.pos++]++;
-			c.ntokens++;
+		if (match.dist == 0) {
+			put_literal(&c);
+			now = next;
+			if (skip == 0)
+				continue;
+			while (skip-- && c.pos < c.stop)
+				put_literal(&c);
+			now = probe_at(&c, c.pos);
 			continue;
 		}
-		while (lazy && now.len < effort.lazy_len && entered < stop) {
-			struct match next = search(&c, entered++, effort.lazy_depth, now);
-
-			if (!better(next, now))
-				break;
-			freq->lit[*c.pos++]++;
-			c.ntokens++;
+		while (lazy && match.len < effort->lazy_len && probed < c.stop) {
 			now = next;
+			next = probe_at(&c, probed + 1);
+			later = match_find_longer(c.tables, probed, c.end, now, effort, match);
+			probed++;
+			if (!better(later, match))
+				break;
+			put_literal(&c);
+			match = later;
 		}
-		match_end = c.pos + now.len;
-		for (; entered < match_end && entered < stop; entered++)
-			enter(m, entered, m->base + (uint32_t)(entered - c.in));
-		*seq++ = deflate_seq_make((uint32_t)(c.pos - c.lit), now.len, now.dist);
-		freq->lit[SYM_LEN + deflate_len_slot[now.len - 3]]++;
-		freq->dist[deflate_dist_slot(now.dist)]++;
-		c.ntokens++;
-		c.pos = c.lit = match_end;
+		enter(&c, probed + 1, c.pos + match.len);
+		put_match(&c, match);
+		now = probe_at(&c, c.pos);
 	}
-	cursor->span->nseqs = (uint32_t)(seq - c.span->seqs);
-	cursor->pos = c.pos;
-	cursor->lit = c.lit;
-	cursor->ntokens = c.ntokens;
+	*cursor = c;
+	return now;
 }
 
-static void chunk_open(struct cursor *c)
+static always_inline void parse_span(struct cursor *c, const uint8_t *span_end,
+				     const struct deflate_effort *effort, bool lazy)
 {
-	c->chunk = &c->span->chunks[c->span->nchunks++];
-	c->chunk->seq_begin = c->span->nseqs;
-	memset(&c->chunk->freq, 0, sizeof(c->chunk->freq));
-	c->chunk_in = c->pos;
-	c->ntokens = 0;
-}
-
-static void chunk_close(struct cursor *c)
-{
-	if (c->lit < c->pos)
-		c->span->seqs[c->span->nseqs++] =
-			deflate_seq_make((uint32_t)(c->pos - c->lit), 0, 0);
-	c->lit = c->pos;
-	c->chunk->seq_end = c->span->nseqs;
-	c->chunk->in_len = (uint32_t)(c->pos - c->chunk_in);
-}
-
-static void parse_span(struct cursor *c, const uint8_t *span_end)
-{
-	const uint8_t *search_end = c->end - c->in > LOOK_LEN ? c->end - LOOK_LEN : c->in;
-	const uint8_t *stop = span_end < search_end ? span_end : search_end;
+	struct probe now = probe_at(c, c->pos);
 
 	for (;;) {
 		chunk_open(c);
-		if (c->parser->effort.lazy_depth)
-			parse_chunk(c, stop, true);
-		else
-			parse_chunk(c, stop, false);
-		while (c->pos >= search_end && c->pos < span_end && c->ntokens < CHUNK_TOKENS) {
-			c->chunk->freq.lit[*c->pos++]++;
-			c->ntokens++;
-		}
+		now = parse_chunk(c, now, effort, lazy);
+		/* Only at the end of the cluster: there aren't enough bytes to look up. */
+		while (c->pos >= c->stop && c->pos < span_end && c->ntokens < CHUNK_TOKENS)
+			put_literal(c);
 		chunk_close(c);
 		if (c->pos >= span_end || c->span->nchunks == MAX_CHUNKS)
 			break;
@@ -233,16 +164,25 @@ static void parse_span(struct cursor *c, const uint8_t *span_end)
 void deflate_parse(struct deflate_parser *parser, const uint8_t *in, size_t len, size_t *pos,
 		   struct deflate_span *span)
 {
-	struct cursor c = {.parser = parser,
-			   .in = in,
-			   .end = in + len,
-			   .pos = in + *pos,
-			   .lit = in + *pos,
-			   .span = span};
+	struct deflate_effort effort = parser->effort;
+	size_t span_end = len - *pos > SPAN_LEN ? *pos + SPAN_LEN : len;
+	size_t look_end = len > LOOK_LEN ? len - LOOK_LEN : 0;
+	struct cursor c = {
+		.origin = (uintptr_t)in - parser->tables.base,
+		.end = in + len,
+		.stop = in + (span_end < look_end ? span_end : look_end),
+		.pos = in + *pos,
+		.lit = in + *pos,
+		.tables = &parser->tables,
+		.seq = span->seqs,
+		.span = span,
+	};
 
-	span->nseqs = 0;
 	span->nchunks = 0;
-	parse_span(&c, len - *pos > SPAN_LEN ? c.pos + SPAN_LEN : c.end);
+	if (effort.lazy_depth)
+		parse_span(&c, in + span_end, &effort, true);
+	else
+		parse_span(&c, in + span_end, &effort, false);
 	*pos = (size_t)(c.pos - in);
 }
 
@@ -252,7 +192,7 @@ struct deflate_parser *deflate_parser_new(const struct deflate_effort *effort)
 
 	if (parser) {
 		parser->effort = *effort;
-		parser->free = UINT32_MAX;
+		match_tables_init(&parser->tables);
 	}
 	return parser;
 }
@@ -262,15 +202,7 @@ void deflate_parser_free(struct deflate_parser *parser)
 	mem_free(parser);
 }
 
-/* Numbers from a window behind those in use on, if there are enough before they wrap around. */
 void deflate_parser_reset(struct deflate_parser *parser, size_t len)
 {
-	if (parser->free > 65536 || len > 65536 - parser->free) {
-		memset(parser->head, 0, sizeof(parser->head));
-		memset(parser->head3, 0, sizeof(parser->head3));
-		memset(parser->prev, 0, sizeof(parser->prev));
-		parser->free = DEFLATE_WINDOW + 1;
-	}
-	parser->base = parser->free;
-	parser->free = len < 65536 ? parser->base + (uint32_t)len + DEFLATE_WINDOW : UINT32_MAX;
+	match_tables_begin(&parser->tables, len);
 }

@@ -27,15 +27,11 @@
 
 /* nlit literals, then a match; len 0: no match. */
 struct deflate_seq {
-	uint16_t nlit;
+	uint16_t nlit; /* a chunk hasn't more tokens */
 	uint16_t len;
 	uint16_t dist;
+	uint16_t dist_slot;
 };
-
-static inline struct deflate_seq deflate_seq_make(uint32_t nlit, uint32_t len, uint32_t dist)
-{
-	return (struct deflate_seq){(uint16_t)nlit, (uint16_t)len, (uint16_t)dist};
-}
 
 /* How often each symbol occurs. */
 struct deflate_freq {
@@ -58,7 +54,7 @@ struct deflate_chunk {
 
 /* Sequences of one span of input. */
 struct deflate_span {
-	uint32_t nseqs, nchunks;
+	uint32_t nchunks;
 	struct deflate_seq seqs[MAX_SEQS];
 	struct deflate_chunk chunks[MAX_CHUNKS];
 };

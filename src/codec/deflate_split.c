@@ -8,7 +8,7 @@
 
 #define BIT 256u
 #define HEADER_COST (60 * BIT)
-#define HEADER_COST_PER_SYM (2 * BIT + BIT / 2)
+#define HEADER_COST_PER_SYM (3 * BIT + BIT / 2)
 
 /* log2(1 + i/64) in 1/256. */
 static const uint8_t log2_table[64] = {
