@@ -63,8 +63,10 @@ def strip(path, sound):
 
 
 class Judge:
-    def __init__(self, work, cwd="/", sound=None):
-        self.work, self.cwd, self.sound = str(work), str(cwd), sound
+    """sound: the header before the damage; empty: what the disk is if its L1 table is lost."""
+
+    def __init__(self, work, cwd="/", sound=None, empty=None):
+        self.work, self.cwd, self.sound, self.empty = str(work), str(cwd), sound, empty
         self.turns = itertools.cycle(VERBS)
         self.refused = self.read = 0
 
@@ -78,7 +80,7 @@ class Judge:
             theirs = _theirs(stripped, f"{self.work}/theirs.raw", self.cwd)
             os.unlink(stripped)
         if theirs is None and any("L1 table" in w for w in result.warnings()):
-            theirs = Sparse(truth.size)
+            theirs = self.empty or Sparse(truth.size)
         return theirs or truth
 
     def info(self, path):

@@ -172,6 +172,14 @@ class Image:
         disk.truncate(self.size)
         return disk
 
+    def truth_if_empty(self):
+        """The disk if nothing of this layer were there."""
+        clusters, self.clusters = self.clusters, {}
+        try:
+            return self.truth()
+        finally:
+            self.clusters = clusters
+
     def _apply(self, disk, off, cluster):
         if cluster.kind in ("normal", "compressed"):
             disk.write(off, cluster.data)

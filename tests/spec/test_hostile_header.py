@@ -40,7 +40,7 @@ def sweep(image, damages, work):
     built, truth = image.build(), image.truth()
     path = forged.path_of(work, "image.qcow2")
     whole = built.file.read(0, built.file.size)
-    judge = Judge(work, sound=whole[:112])
+    judge = Judge(work, sound=whole[:112], empty=image.truth_if_empty())
     for name, damage in damages:
         data = damage(bytearray(whole))
         with open(path, "wb") as f:
