@@ -62,6 +62,16 @@ def strip(path, sound):
             f.write(bytes(7) + bytes([sound[95] & 2]))
 
 
+def is_one_of(expected, out):
+    assert None not in expected, "accepted, but nobody knows what it reads as"
+    for disk in expected[:-1]:
+        try:
+            return disk.assert_same(out)
+        except AssertionError:
+            continue
+    return expected[-1].assert_same(out)
+
+
 class Judge:
     """sound: the header before the damage; empty: what the disk is if its L1 table is lost."""
 
@@ -80,8 +90,9 @@ class Judge:
             theirs = _theirs(stripped, f"{self.work}/theirs.raw", self.cwd)
             os.unlink(stripped)
         if theirs is None and any("L1 table" in w for w in result.warnings()):
-            theirs = self.empty or Sparse(truth.size)
-        return theirs or truth
+            # A file cut off as early as that may have lost its backing file's name too.
+            return [self.empty or Sparse(truth.size), Sparse(truth.size)]
+        return [theirs or truth]
 
     def info(self, path):
         return _run("info", path, cwd=self.cwd)
@@ -116,9 +127,7 @@ class Judge:
             result = _run("convert", "-f", "qcow2", "-O", "raw", path, out, cwd=self.cwd)
             if result.code == 0:
                 self.read += 1
-                expected = self._expected(path, truth, result)
-                assert expected is not None, "accepted, but nobody knows what it reads as"
-                expected.assert_same(out)
+                is_one_of(self._expected(path, truth, result), out)
             else:
                 self.refused += 1
                 assert not os.path.exists(out), "a failed conversion left its target behind"
