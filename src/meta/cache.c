@@ -23,8 +23,12 @@ struct cache_set {
 	_Atomic uint64_t key[WAYS];
 	_Atomic uint32_t state[WAYS];
 	_Atomic uint8_t used[WAYS]; /* touched since the hand last passed */
-	/* written while FILLING, read while pinned */
-	uint8_t *bytes[WAYS];
+	/*
+	 * The ways' slices, one behind the other, since a page each would cost two. Set once, by
+	 * whoever first claims a way, under the cache's lock; a slice is written while FILLING and
+	 * read while pinned.
+	 */
+	uint8_t *slices;
 	/* guarded by the cache's lock */
 	unsigned hand;
 };
@@ -72,10 +76,9 @@ void meta_cache_free(struct meta_cache *cache)
 	if (!cache)
 		return;
 	for (uint64_t s = 0; s < cache->nsets; s++) {
-		for (unsigned w = 0; w < cache->ways; w++) {
+		for (unsigned w = 0; w < cache->ways; w++)
 			assert(atomic_load(&cache->sets[s].state[w]) == 0);
-			mem_free(cache->sets[s].bytes[w]);
-		}
+		mem_free(cache->sets[s].slices);
 	}
 	pthread_cond_destroy(&cache->filled);
 	pthread_mutex_destroy(&cache->lock);
@@ -91,6 +94,11 @@ static struct cache_set *set_of(const struct meta_cache *c, uint64_t host_off)
 	return &c->sets[(n + (n * 0x9e3779b97f4a7c15ull >> 40)) & (c->nsets - 1)];
 }
 
+static uint8_t *slice_of(const struct meta_cache *c, const struct cache_set *set, unsigned w)
+{
+	return set->slices + (size_t)w * c->slice_len;
+}
+
 /* Pins the way that holds host_off, if one does and is ready. */
 static bool pin_ready(const struct meta_cache *c, struct cache_set *set, uint64_t host_off,
 		      struct meta_slice *slice)
@@ -102,7 +110,7 @@ static bool pin_ready(const struct meta_cache *c, struct cache_set *set, uint64_
 		    atomic_load(&set->key[w]) == host_off) {
 			if (!atomic_load_explicit(&set->used[w], memory_order_relaxed))
 				atomic_store_explicit(&set->used[w], 1, memory_order_relaxed);
-			slice->bytes = set->bytes[w];
+			slice->bytes = slice_of(c, set, w);
 			slice->way = &set->state[w];
 			return true;
 		}
@@ -124,7 +132,9 @@ static bool being_filled(const struct meta_cache *c, struct cache_set *set, uint
 /* Takes a way that nobody pins, with FILLING and one pin: a second chance clock. */
 static bool claim_way_locked(struct meta_cache *c, struct cache_set *set, unsigned *way)
 {
-	for (unsigned tries = 0; tries < 2 * c->ways; tries++) {
+	if (!set->slices)
+		set->slices = mem_aligned(c->slice_len, (uint64_t)c->ways * c->slice_len);
+	for (unsigned tries = 0; set->slices && tries < 2 * c->ways; tries++) {
 		unsigned w = set->hand;
 		uint32_t idle = 0;
 
@@ -161,14 +171,7 @@ static int read_private(struct meta_cache *c, uint64_t host_off, struct meta_sli
 static int fill_way(struct meta_cache *c, struct cache_set *set, unsigned w, uint64_t host_off,
 		    struct meta_slice *slice, struct qcow2_error *err)
 {
-	int ret = 0;
-
-	if (!set->bytes[w])
-		set->bytes[w] = mem_aligned(c->slice_len, c->slice_len);
-	if (!set->bytes[w])
-		ret = error_errno(err, -ENOMEM, "can't load an L2 table");
-	else
-		ret = storage_read(c->store, set->bytes[w], c->slice_len, host_off, err);
+	int ret = storage_read(c->store, slice_of(c, set, w), c->slice_len, host_off, err);
 
 	pthread_mutex_lock(&c->lock);
 	if (ret < 0) {
@@ -177,7 +180,7 @@ static int fill_way(struct meta_cache *c, struct cache_set *set, unsigned w, uin
 	} else {
 		atomic_store(&set->used[w], 1);
 		atomic_fetch_and(&set->state[w], ~FILLING);
-		slice->bytes = set->bytes[w];
+		slice->bytes = slice_of(c, set, w);
 		slice->way = &set->state[w];
 	}
 	pthread_cond_broadcast(&c->filled);
