@@ -187,6 +187,21 @@ static void any_number_of_threads_makes_the_same_file(void **state)
 	}
 }
 
+static void the_smallest_disks_are_converted_too(void **state)
+{
+	static const uint64_t sizes[] = {0, 512};
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(targets) * COUNT(sizes); i++) {
+		struct qcow2_image *source;
+
+		image_tmp_make_raw("disk", sizes[i % COUNT(sizes)], 3);
+		source = image_tmp_open("disk", "raw");
+		expect_same(&source, 1, &targets[i / COUNT(sizes)], "disk");
+		qcow2_close(source);
+	}
+}
+
 /* Puts the disks of files one after the other into "all". */
 static void concatenate(const char *const *names, size_t n)
 {
@@ -275,6 +290,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		SAME_TEST(any_number_of_threads_makes_the_same_file),
+		SAME_TEST(the_smallest_disks_are_converted_too),
 		SAME_TEST(several_sources_make_one_disk),
 		SAME_TEST(a_layer_is_copied_with_or_without_what_is_below),
 	};
