@@ -366,8 +366,25 @@ static int dump_refblock(struct dump *d, struct qcow2_error *err)
 
 /* ---- snapshots and bitmaps ---- */
 
+/* The fields that are there if the extra data reach their end. */
+static int show_snapshot_extra(const struct dump *d, uint64_t i, uint64_t off,
+			       const struct format_snapshot *s)
+{
+	int ret = 0;
+
+	if (s->extra_len >= LAYOUT_SNAP_EXTRA_VM_STATE + 8)
+		ret = field(d, i, off + LAYOUT_SNAP_EXTRA_VM_STATE, 8, "vm_state_size_large",
+			    s->vm_state_bytes, NULL);
+	if (ret == 0 && s->has_disk_size)
+		ret = field(d, i, off + LAYOUT_SNAP_EXTRA_DISK_SIZE, 8, "disk_size", s->disk_size,
+			    NULL);
+	if (ret == 0 && s->has_icount)
+		ret = field(d, i, off + LAYOUT_SNAP_EXTRA_ICOUNT, 8, "icount", s->icount, NULL);
+	return ret;
+}
+
 static int show_snapshot(const struct dump *d, uint64_t i, uint64_t off,
-			 const struct format_snapshot *s)
+			 const struct format_snapshot *s, uint32_t vm_state_size)
 {
 	const struct {
 		uint32_t off, len;
@@ -382,7 +399,7 @@ static int show_snapshot(const struct dump *d, uint64_t i, uint64_t off,
 		{LAYOUT_SNAP_OFF_DATE_SEC, 4, "date_sec", s->date_sec, NULL},
 		{LAYOUT_SNAP_OFF_DATE_NSEC, 4, "date_nsec", s->date_nsec, NULL},
 		{LAYOUT_SNAP_OFF_VM_CLOCK, 8, "vm_clock_nsec", s->vm_clock_nsec, NULL},
-		{LAYOUT_SNAP_OFF_VM_STATE_SIZE, 4, "vm_state_size", s->vm_state_bytes, NULL},
+		{LAYOUT_SNAP_OFF_VM_STATE_SIZE, 4, "vm_state_size", vm_state_size, NULL},
 		{LAYOUT_SNAP_OFF_EXTRA_SIZE, 4, "extra_data_size", s->extra_len, NULL},
 	};
 	int ret = 0;
@@ -390,22 +407,21 @@ static int show_snapshot(const struct dump *d, uint64_t i, uint64_t off,
 	for (size_t r = 0; ret == 0 && r < ARRAY_LEN(rows); r++)
 		ret = field(d, i, off + rows[r].off, rows[r].len, rows[r].name, rows[r].value,
 			    rows[r].text);
-	if (ret == 0 && s->has_disk_size)
-		ret = field(d, i, off + LAYOUT_SNAP_FIXED_LEN + LAYOUT_SNAP_EXTRA_DISK_SIZE, 8,
-			    "disk_size", s->disk_size, NULL);
-	if (ret == 0 && s->has_icount)
-		ret = field(d, i, off + LAYOUT_SNAP_FIXED_LEN + LAYOUT_SNAP_EXTRA_ICOUNT, 8,
-			    "icount", s->icount, NULL);
-	return ret;
+	return ret ? ret : show_snapshot_extra(d, i, off + LAYOUT_SNAP_FIXED_LEN, s);
 }
 
 static int dump_snapshots(struct dump *d, struct qcow2_error *err)
 {
+	uint8_t small[4]; /* the size in 32 bits, which a decoded record has no more */
 	struct meta_snapshots s;
 	int ret = meta_load_snapshots(d->m, &s, err);
 
-	for (size_t i = 0; ret == 0 && i < s.count; i++)
-		ret = show_snapshot(d, i, s.host_off[i], &s.list[i]);
+	for (size_t i = 0; ret == 0 && i < s.count; i++) {
+		ret = storage_read(d->m->file, small, sizeof(small),
+				   s.host_off[i] + LAYOUT_SNAP_OFF_VM_STATE_SIZE, err);
+		if (ret == 0)
+			ret = show_snapshot(d, i, s.host_off[i], &s.list[i], load_be32(small));
+	}
 	meta_snapshots_release(&s);
 	return ret;
 }
