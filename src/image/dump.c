@@ -43,6 +43,26 @@ static int field(const struct dump *d, uint64_t index, uint64_t host_off, uint32
 	return d->emit(d->opaque, &f);
 }
 
+/* A field of a record, by its place in it. */
+struct row {
+	uint32_t off, len;
+	const char *name;
+	uint64_t value;
+	const char *text;
+};
+
+/* The fields of record number index, which begins at host_off. */
+static int record(const struct dump *d, uint64_t index, uint64_t host_off, const struct row *rows,
+		  size_t nrows)
+{
+	int ret = 0;
+
+	for (size_t i = 0; ret == 0 && i < nrows; i++)
+		ret = field(d, index, host_off + rows[i].off, rows[i].len, rows[i].name,
+			    rows[i].value, rows[i].text);
+	return ret;
+}
+
 /* ---- header ---- */
 
 /* "dirty, extended L2" for the bits of a mask that have a name. */
@@ -117,12 +137,7 @@ static int dump_header(struct dump *d, struct qcow2_error *err)
 {
 	static const char *const crypt[] = {"none", "AES", "LUKS"};
 	const struct format_header *h = d->h;
-	const struct {
-		uint32_t off, len;
-		const char *name;
-		uint64_t value;
-		const char *text;
-	} rows[] = {
+	const struct row rows[] = {
 		{LAYOUT_OFF_MAGIC, 4, "magic", LAYOUT_MAGIC, "QFI\\xfb"},
 		{LAYOUT_OFF_VERSION, 4, "version", h->version, NULL},
 		{LAYOUT_OFF_BACKING_OFFSET, 8, "backing_file_offset", h->backing_off,
@@ -140,13 +155,11 @@ static int dump_header(struct dump *d, struct qcow2_error *err)
 		{LAYOUT_OFF_NB_SNAPSHOTS, 4, "nb_snapshots", h->nb_snapshots, NULL},
 		{LAYOUT_OFF_SNAPSHOTS_OFFSET, 8, "snapshots_offset", h->snapshots_off, NULL},
 	};
-	int ret = 0;
+	int ret;
 
 	(void)err;
-	for (size_t i = 0; ret == 0 && i < ARRAY_LEN(rows); i++)
-		ret = field(d, 0, rows[i].off, rows[i].len, rows[i].name, rows[i].value,
-			    rows[i].text);
-	return ret < 0 || ret > 0 || h->version < 3 ? ret : dump_header_v3(d);
+	ret = record(d, 0, 0, rows, ARRAY_LEN(rows));
+	return ret != 0 || h->version < 3 ? ret : dump_header_v3(d);
 }
 
 /* ---- header extensions ---- */
@@ -386,12 +399,7 @@ static int show_snapshot_extra(const struct dump *d, uint64_t i, uint64_t off,
 static int show_snapshot(const struct dump *d, uint64_t i, uint64_t off,
 			 const struct format_snapshot *s, uint32_t vm_state_size)
 {
-	const struct {
-		uint32_t off, len;
-		const char *name;
-		uint64_t value;
-		const char *text;
-	} rows[] = {
+	const struct row rows[] = {
 		{LAYOUT_SNAP_OFF_L1_OFFSET, 8, "l1_table_offset", s->l1_off, NULL},
 		{LAYOUT_SNAP_OFF_L1_SIZE, 4, "l1_size", s->l1_entries, NULL},
 		{LAYOUT_SNAP_OFF_ID_SIZE, 2, "id_str_size", s->id_len, s->id},
@@ -402,11 +410,8 @@ static int show_snapshot(const struct dump *d, uint64_t i, uint64_t off,
 		{LAYOUT_SNAP_OFF_VM_STATE_SIZE, 4, "vm_state_size", vm_state_size, NULL},
 		{LAYOUT_SNAP_OFF_EXTRA_SIZE, 4, "extra_data_size", s->extra_len, NULL},
 	};
-	int ret = 0;
+	int ret = record(d, i, off, rows, ARRAY_LEN(rows));
 
-	for (size_t r = 0; ret == 0 && r < ARRAY_LEN(rows); r++)
-		ret = field(d, i, off + rows[r].off, rows[r].len, rows[r].name, rows[r].value,
-			    rows[r].text);
 	return ret ? ret : show_snapshot_extra(d, i, off + LAYOUT_SNAP_FIXED_LEN, s);
 }
 
@@ -429,12 +434,7 @@ static int dump_snapshots(struct dump *d, struct qcow2_error *err)
 static int show_bitmap(const struct dump *d, uint64_t i, uint64_t off,
 		       const struct format_bitmap *b)
 {
-	const struct {
-		uint32_t off, len;
-		const char *name;
-		uint64_t value;
-		const char *text;
-	} rows[] = {
+	const struct row rows[] = {
 		{LAYOUT_BITMAP_OFF_TABLE_OFFSET, 8, "bitmap_table_offset", b->table_off, NULL},
 		{LAYOUT_BITMAP_OFF_TABLE_SIZE, 4, "bitmap_table_size", b->table_entries, NULL},
 		{LAYOUT_BITMAP_OFF_FLAGS, 4, "flags", b->flags,
@@ -444,12 +444,8 @@ static int show_bitmap(const struct dump *d, uint64_t i, uint64_t off,
 		{LAYOUT_BITMAP_OFF_NAME_SIZE, 2, "name_size", b->name_len, b->name},
 		{LAYOUT_BITMAP_OFF_EXTRA_SIZE, 4, "extra_data_size", b->extra_len, NULL},
 	};
-	int ret = 0;
 
-	for (size_t r = 0; ret == 0 && r < ARRAY_LEN(rows); r++)
-		ret = field(d, i, off + rows[r].off, rows[r].len, rows[r].name, rows[r].value,
-			    rows[r].text);
-	return ret;
+	return record(d, i, off, rows, ARRAY_LEN(rows));
 }
 
 static int dump_bitmaps(struct dump *d, struct qcow2_error *err)
