@@ -85,6 +85,12 @@ int image_place_reserve(struct image_place *p, uint64_t host_off, uint64_t len_b
 int image_place_write_zeros(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
 			    struct qcow2_error *err);
 
+/*
+ * For who fills the file himself: _FALLOC becomes _FULL where space can't be reserved, and writing
+ * is what is left. len_bytes: what will be reserved; its first bytes are, to find out.
+ */
+unsigned image_place_settle_prealloc(struct image_place *p, unsigned prealloc, uint64_t len_bytes);
+
 /* Done: closes it and keeps the file. */
 void image_place_close(struct image_place *p);
 

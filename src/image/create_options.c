@@ -269,21 +269,27 @@ int image_create_check(struct qcow2_create_options *o, struct qcow2_error *err)
 static int open_backing(const char *path, const struct qcow2_create_options *o,
 			struct qcow2_image **backing, struct qcow2_error *err)
 {
-	const struct qcow2_policy *policy = o->policy ? o->policy : &image_policy_local;
+	struct qcow2_policy policy = {.struct_size = sizeof(policy)};
 	struct qcow2_open_options open = QCOW2_OPEN_OPTIONS_INIT;
 	cleanup_free char *backing_path = NULL;
 	int rc;
 
-	if (!(policy->follow & QCOW2_FOLLOW_BACKING))
+	if (!o->policy)
+		policy = image_policy_local;
+	rc = OPTIONS_TAKE(&policy, o->policy, "policy", err);
+	if (rc < 0)
+		return rc;
+	policy.struct_size = sizeof(policy);
+	if (!(policy.follow & QCOW2_FOLLOW_BACKING))
 		return error_set(err, -EPERM, "the policy doesn't allow a backing file");
 	rc = image_resolve_name(path, o->backing_file, &backing_path, err);
 	if (rc < 0)
 		return rc;
-	rc = image_check_dirs(policy, backing_path, err);
+	rc = image_check_dirs(&policy, backing_path, err);
 	if (rc < 0)
 		return rc;
 	open.format = o->backing_format;
-	open.policy = policy;
+	open.policy = &policy;
 	return qcow2_open(backing, backing_path, &open, err);
 }
 

@@ -20,19 +20,18 @@
 
 static int open_or_create(struct image_place *p, unsigned open_flags, struct qcow2_error *err)
 {
+	struct qcow2_error absent; /* what isn't an error to the caller */
 	int rc;
 
 	open_flags |= STORAGE_FILE_WRITE;
-	rc = storage_file_open(&p->st, p->path, open_flags, NULL);
-	if (rc == 0)
-		return 0;
+	rc = storage_file_open(&p->st, p->path, open_flags, &absent);
 	if (rc == -ENOENT) {
 		rc = storage_file_open(&p->st, p->path, open_flags | STORAGE_FILE_CREATE, err);
 		p->made = rc == 0;
-		return rc;
+	} else if (rc < 0 && err) {
+		*err = absent;
 	}
-	/* once more for the sentence, which a caller doesn't want to see when we succeed */
-	return storage_file_open(&p->st, p->path, open_flags, err);
+	return rc;
 }
 
 int image_place_open(struct image_place *p, const char *path, bool replace, unsigned open_flags,
@@ -149,6 +148,16 @@ int image_place_reserve(struct image_place *p, uint64_t host_off, uint64_t len_b
 		/* a file system that can't reserve: writing is what is left, and what QEMU does */
 	}
 	return image_place_write_zeros(p, host_off, len_bytes, err);
+}
+
+unsigned image_place_settle_prealloc(struct image_place *p, unsigned prealloc, uint64_t len_bytes)
+{
+	if (prealloc != QCOW2_PREALLOC_FALLOC || len_bytes == 0)
+		return prealloc;
+	if (p->is_device ||
+	    storage_allocate(p->st, 0, min_u64(len_bytes, HEADER_BYTES), NULL) == -ENOTSUP)
+		return QCOW2_PREALLOC_FULL;
+	return prealloc;
 }
 
 int image_place_fill(struct image_place *p, uint64_t size_bytes, unsigned prealloc,

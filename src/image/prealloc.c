@@ -98,7 +98,7 @@ static int write_l2(struct walk *w, uint64_t l2, uint64_t host, uint64_t n, stru
 	if (rc < 0)
 		return rc;
 	if (g->extended_l2 || n < g->l2_entries)
-		memset(table, 0, g->cluster_size); /* subclusters stay unallocated for now */
+		memset(table, 0, g->cluster_size); /* bitmaps of 0: no subcluster has data */
 	for (uint64_t i = 0; i < n; i++) {
 		store_be64(table + i * g->l2_entry_len, entry);
 		if (w->d->all_data && g->extended_l2)

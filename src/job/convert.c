@@ -252,7 +252,7 @@ static int read_window(struct convert *c, struct job_chunk *k, struct qcow2_erro
 	if (skip_len && c->target->ops->skip)
 		ret = c->target->ops->skip(c->target, skip_off, skip_len, k->states[0], err);
 	atomic_fetch_add(&c->done_bytes, skip_len);
-	if (c->options->sparse_bytes == 0)
+	if (c->target->write_all)
 		make_all_data(c, k);
 	else
 		find_zeros(c, k);

@@ -42,6 +42,7 @@ struct job_target_ops {
 struct job_target {
 	const struct job_target_ops *ops;
 	size_t block_size;
+	bool write_all; /* zeros too, as if they were data */
 	bool skip_zero; /* long runs of that kind may be passed over */
 	bool skip_absent;
 	bool compressed;

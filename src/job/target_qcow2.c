@@ -82,16 +82,21 @@ static int qcow2_write(struct job_target *target, struct job_chunk *c, struct qc
 	return image_writes_run(&c->writes, err);
 }
 
+/* The file that holds the data, and that preallocation is about. */
+static struct image_place *reserved_file(struct qcow2_target *t)
+{
+	return storage_is_open(t->draft.data.st) ? &t->draft.data : &t->draft.file;
+}
+
 static int qcow2_finish(struct job_target *target, uint64_t *host_bytes, struct qcow2_error *err)
 {
 	struct qcow2_target *t = qcow2_of(target);
-	struct image_place *data = &t->draft.data;
+	struct image_place *file = reserved_file(t);
+	uint64_t end = file == &t->draft.data ? t->draft.o.size : t->draft.data_end;
 	int ret = 0;
 
-	if (t->prealloc == QCOW2_PREALLOC_FALLOC && !storage_is_open(data->st))
-		ret = storage_allocate(t->draft.file.st, 0, t->draft.data_end, err);
-	else if (t->prealloc == QCOW2_PREALLOC_FALLOC)
-		ret = storage_allocate(data->st, 0, t->draft.o.size, err);
+	if (t->prealloc == QCOW2_PREALLOC_FALLOC && end > 0)
+		ret = storage_allocate(file->st, 0, end, err);
 	if (ret == 0)
 		ret = t->writer ? image_writer_finish(t->writer, err)
 				: image_draft_finish(&t->draft, NULL, err);
@@ -163,11 +168,15 @@ static int begin_draft(struct qcow2_target *t, const char *path, const struct jo
 		ret = job_target_differs(&t->draft.file, source, err);
 	if (ret == 0 && storage_is_open(t->draft.data.st))
 		ret = job_target_differs(&t->draft.data, source, err);
-	return ret < 0 ? ret : image_draft_begin(&t->draft, err);
+	if (ret == 0)
+		ret = image_draft_begin(&t->draft, err);
+	if (ret == 0)
+		t->prealloc = image_place_settle_prealloc(reserved_file(t), t->prealloc, o.size);
+	return ret;
 }
 
 static int begin_writer(struct qcow2_target *t, const struct qcow2_create_options *create,
-			struct qcow2_error *err)
+			uint64_t sparse_bytes, struct qcow2_error *err)
 {
 	struct image_writer_options w = {
 		.map_all = t->prealloc != QCOW2_PREALLOC_OFF,
@@ -176,12 +185,13 @@ static int begin_writer(struct qcow2_target *t, const struct qcow2_create_option
 		.write_zeros = t->prealloc == QCOW2_PREALLOC_FULL,
 	};
 
+	t->target.write_all = sparse_bytes == 0 || t->prealloc == QCOW2_PREALLOC_FULL;
 	if (t->raw_data) {
-		t->target.skip_zero = true;
+		t->target.skip_zero = !t->target.write_all;
 		return 0;
 	}
 	t->target.skip_absent = !w.map_all;
-	t->target.skip_zero = !w.map_all && !w.explicit_zeros;
+	t->target.skip_zero = !t->target.write_all && !w.map_all && !w.explicit_zeros;
 	return image_writer_new(&t->writer, &t->draft, &w, err);
 }
 
@@ -207,7 +217,7 @@ int job_target_qcow2(struct job_target **target, const char *path, const struct 
 	if (ret == 0)
 		ret = begin_draft(t, path, source, options, create, err);
 	if (ret == 0)
-		ret = begin_writer(t, create, err);
+		ret = begin_writer(t, create, options->sparse_bytes, err);
 	if (ret < 0) {
 		qcow2_target_close(&t->target);
 		return ret;
@@ -215,8 +225,6 @@ int job_target_qcow2(struct job_target **target, const char *path, const struct 
 	t->target.block_size = (size_t)t->draft.g.cluster_size;
 	t->target.compressed = options->flags & QCOW2_CONVERT_COMPRESS;
 	t->target.compression = (int)create->compression;
-	if (options->sparse_bytes == 0)
-		t->target.skip_zero = false;
 	*target = &t->target;
 	return 0;
 }

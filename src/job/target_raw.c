@@ -30,8 +30,6 @@ static struct raw_target *raw_of(struct job_target *t)
 
 static int write_zeros(struct raw_target *t, uint64_t off, uint64_t len, struct qcow2_error *err)
 {
-	if (t->prealloc == QCOW2_PREALLOC_FULL)
-		return storage_zero(t->place.st, off, len, 0, err);
 	if (t->is_zero)
 		return 0;
 	return storage_zero(t->place.st, off, len, QCOW2_STORAGE_MAY_UNMAP, err);
@@ -164,6 +162,8 @@ static int open_place(struct raw_target *t, const char *path, const struct job_s
 	/* last, when there is nothing left to refuse */
 	if (ret == 0 && !t->keep)
 		ret = image_place_clear(&t->place, 0, err);
+	if (ret == 0 && !t->keep)
+		t->prealloc = image_place_settle_prealloc(&t->place, t->prealloc, t->size_bytes);
 	return ret;
 }
 
@@ -184,7 +184,6 @@ int job_target_raw(struct job_target **target, const char *path, const struct jo
 		return error_errno(err, -ENOMEM, "can't write \"%s\"", path);
 	t->target.ops = &raw_ops;
 	t->target.block_size = RAW_BLOCK;
-	t->target.skip_zero = options->sparse_bytes != 0;
 	t->size_bytes = source->size_bytes;
 	t->prealloc = create->prealloc;
 	t->keep = options->flags & QCOW2_CONVERT_EXISTING;
@@ -193,6 +192,8 @@ int job_target_raw(struct job_target **target, const char *path, const struct jo
 		raw_close(&t->target);
 		return ret;
 	}
+	t->target.write_all = options->sparse_bytes == 0 || t->prealloc == QCOW2_PREALLOC_FULL;
+	t->target.skip_zero = !t->target.write_all;
 	*target = &t->target;
 	return 0;
 }

@@ -275,6 +275,29 @@ static void options_may_be_shorter_or_longer(void **state)
 	assert_int_equal(qcow2_open(&image, "disk", &options.known, &err), -ENOTSUP);
 }
 
+static void creating_looks_at_no_more_of_a_policy_than_there_is(void **state)
+{
+	static const char *const nowhere[] = {"/nonexistent", NULL};
+	struct qcow2_create_options create = QCOW2_CREATE_OPTIONS_INIT;
+	struct qcow2_policy policy = QCOW2_POLICY_INIT;
+	struct qcow2_error err = {0};
+
+	(void)state;
+	image_tmp_make_raw("disk", MIB, 1);
+	policy.follow = QCOW2_FOLLOW_LOCAL;
+	policy.dirs = nowhere;
+	create.policy = &policy;
+	create.backing_file = "disk";
+	create.backing_format = "raw";
+	create.flags = QCOW2_CREATE_OVERWRITE;
+	assert_int_equal(qcow2_create("overlay", &create, &err), -EPERM);
+	policy.struct_size = offsetof(struct qcow2_policy, dirs);
+	assert_int_equal(qcow2_create("overlay", &create, &err), 0);
+	policy.struct_size = 0;
+	assert_int_equal(qcow2_create("overlay", &create, &err), -EINVAL);
+	assert_non_null(strstr(err.message, "struct_size"));
+}
+
 static void info_fills_as_much_as_the_caller_has(void **state)
 {
 	struct {
@@ -351,6 +374,7 @@ int main(void)
 		OPEN_TEST(circles_are_found_behind_any_name),
 		OPEN_TEST(unknown_flags_are_refused),
 		OPEN_TEST(options_may_be_shorter_or_longer),
+		OPEN_TEST(creating_looks_at_no_more_of_a_policy_than_there_is),
 		OPEN_TEST(info_fills_as_much_as_the_caller_has),
 		OPEN_TEST(a_nameless_store_has_no_relative_names),
 	};

@@ -92,7 +92,7 @@ static void sweep_allocations(struct qcow2_image *source, const char *path, cons
 		mem_fault_hook = NULL;
 		struck = atomic_load(&allocations_left) < 0;
 		if (ret < 0)
-			expect_clean(k, ret, ret == -ENOENT ? ret : -ENOMEM, &err);
+			expect_clean(k, ret, -ENOMEM, &err);
 		assert_true(exists(path) == (ret == 0));
 		unlink(path);
 		if (k->create.data_file) {

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""preallocation=falloc where the file system can't reserve space: ext2 writes zeros instead."""
+import os
+import subprocess
+
+import pytest
+
+from lib.run import qemu_img, tool
+
+M = 1 << 20
+DISK = 8 * M
+
+
+@pytest.fixture
+def ext2(work):
+    """A mounted file system without extents, which has no fallocate."""
+    image, folder = work / "ext2.img", work / "ext2"
+    with open(image, "wb") as f:
+        f.truncate(64 * M)
+    folder.mkdir()
+    subprocess.run(["mkfs.ext2", "-q", "-F", image], check=True)
+    made = subprocess.run(["mount", "-o", "loop", image, folder], capture_output=True, text=True)
+    if made.returncode != 0:
+        pytest.skip(f"no loop devices here: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def source(work):
+    path = work / "source.raw"
+    with open(path, "wb") as f:
+        f.truncate(DISK)
+        f.seek(3 * M + 4096)
+        f.write(os.urandom(M))
+    return path
+
+
+def test_the_file_system_is_one_of_that_sort(ext2):
+    reserved = subprocess.run(["fallocate", "-l", "1M", ext2 / "probe"], capture_output=True)
+    assert reserved.returncode != 0 and b"not supported" in reserved.stderr
+
+
+@pytest.mark.parametrize("target,data_file,options", [
+    ("raw", False, ""),
+    ("qcow2", False, ""),
+    ("qcow2", False, ",extended_l2=on"),
+    ("qcow2", True, ""),
+    ("qcow2", True, ",data_file_raw=on"),
+])
+def test_the_space_is_written_instead(ext2, source, target, data_file, options):
+    path, data = ext2 / "t", ext2 / "data"
+    options = "preallocation=falloc" + (f",data_file={data}" if data_file else "") + options
+    tool("convert", "-f", "raw", "-O", target, "-o", options, source, path).succeeded()
+    qemu_img("compare", "-f", "raw", "-F", target, source, path).succeeded()
+    if target == "qcow2":
+        qemu_img("check", path).succeeded()
+    assert os.stat(data if data_file else path).st_blocks * 512 >= DISK
