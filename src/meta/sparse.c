@@ -14,17 +14,26 @@
 #include "format/refbits.h"
 #include "meta/meta.h"
 
+/*
+ * A preallocated image has few free clusters. Who has many more than used ones isn't one, and isn't
+ * read to its end: a stranger's sparse file could keep us at it for long.
+ */
+#define UNUSED_PER_USED 16
+#define UNUSED_AT_LEAST (1u << 20)
+
 /* Clusters of the file with a count, but no more than `enough`, through blocks that are read. */
 static uint64_t count_used(const struct meta *m, const uint8_t *table, size_t table_len,
 			   uint64_t nclusters, uint64_t enough)
 {
 	const struct format_geometry *g = &m->geometry;
 	cleanup_free uint8_t *block = mem_alloc(g->cluster_size, 1);
+	uint64_t budget = enough * UNUSED_PER_USED + UNUSED_AT_LEAST;
 	uint64_t used = 0;
 
-	for (uint64_t i = 0; block && used < enough; i++) {
+	for (uint64_t i = 0; block && used < enough && budget > 0; i++) {
 		uint64_t first = i << g->refblock_bits;
 		struct format_reftable_entry e;
+		uint64_t n;
 
 		if (first >= nclusters || (i + 1) * LAYOUT_REFTABLE_ENTRY_LEN > table_len)
 			break;
@@ -33,8 +42,10 @@ static uint64_t count_used(const struct meta *m, const uint8_t *table, size_t ta
 			continue;
 		if (storage_read(m->file, block, (size_t)g->cluster_size, e.refblock_off, NULL) < 0)
 			break;
-		for (uint64_t k = 0; k < min_u64(g->refblock_entries, nclusters - first); k++)
+		n = min_u64(min_u64(g->refblock_entries, nclusters - first), budget);
+		for (uint64_t k = 0; k < n; k++)
 			used += format_refcount_get(block, g->refcount_order, k) != 0;
+		budget -= n;
 	}
 	return used;
 }
