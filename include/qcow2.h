@@ -150,7 +150,7 @@ struct qcow2_policy {
 		QCOW2_MEMBER(struct_size) sizeof(struct qcow2_policy)                              \
 	}
 
-#define QCOW2_OPEN_WRITE 1u	  /* reserved for opening to write: -ENOTSUP so far */
+#define QCOW2_OPEN_WRITE 1u	  /* the top image may be changed; those below it never are */
 #define QCOW2_OPEN_FORCE_SHARE 2u /* don't mind other programs that write to it (qemu-img -U) */
 #define QCOW2_OPEN_INFO                                                                            \
 	4u /* only info, dump: neither backing nor data file is opened, no reading */
@@ -159,6 +159,21 @@ struct qcow2_policy {
 #define QCOW2_OPEN_DIRECT 32u	 /* bypass the page cache (O_DIRECT) */
 #define QCOW2_OPEN_NO_FLUSH 64u	 /* never wait for the disk; a crash of the host loses the image */
 #define QCOW2_OPEN_WRITETHROUGH 128u /* a flush after every write */
+
+/* How an image that is open for writing treats qcow2_discard. */
+#define QCOW2_DISCARD_UNMAP 0u	  /* clusters are freed */
+#define QCOW2_DISCARD_IGNORE 1u	  /* nothing happens */
+#define QCOW2_DISCARD_NO_UNREF 2u /* clusters become zeros and keep their place in the file */
+
+/* What is done with the bytes of clusters that are free again. */
+#define QCOW2_PASS_DEFAULT 0u /* those of guest requests are given back to the host */
+#define QCOW2_PASS_ALL 1u
+#define QCOW2_PASS_NONE 2u
+
+/* Three states of an option that the image has an opinion about. */
+#define QCOW2_AS_RECORDED 0u
+#define QCOW2_ON 1u
+#define QCOW2_OFF 2u
 
 struct qcow2_open_options {
 	size_t struct_size;
@@ -173,6 +188,11 @@ struct qcow2_open_options {
 	 */
 	void (*warn)(void *opaque, const char *sentence);
 	void *opaque;
+	/* The rest is for QCOW2_OPEN_WRITE. */
+	size_t refcount_cache_bytes; /* limit of the cache of refcounts; 0: 4 MiB */
+	unsigned discard;	     /* QCOW2_DISCARD_* */
+	unsigned pass_discard;	     /* QCOW2_PASS_* */
+	unsigned lazy_refcounts;     /* QCOW2_AS_RECORDED, _ON (version 3 only), _OFF */
 };
 #define QCOW2_OPEN_OPTIONS_INIT                                                                    \
 	{                                                                                          \
@@ -198,7 +218,11 @@ int qcow2_open(struct qcow2_image **image, const char *path,
 int qcow2_open_storage(struct qcow2_image **image, struct qcow2_storage storage, const char *name,
 		       const struct qcow2_open_options *options, struct qcow2_error *err);
 
-/* Closes the image and all below it. NULL is allowed. No other call on it may be running. */
+/*
+ * Closes the image and all below it. NULL is allowed. No other call on it may be running. An image
+ * that is open for writing is finished first, if qcow2_finish wasn't called; whether that worked
+ * isn't told.
+ */
 void qcow2_close(struct qcow2_image *image);
 
 /* ---- reading ------------------------------------------------------------------------------- */
@@ -237,6 +261,73 @@ struct qcow2_extent {
  */
 int qcow2_map(struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
 	      struct qcow2_extent *extent, struct qcow2_error *err);
+
+/* ---- writing ------------------------------------------------------------------------------- */
+
+/*
+ * These need QCOW2_OPEN_WRITE (else -EACCES) and may run beside each other and beside reads in any
+ * number of threads. Requests that overlap take effect in some order; a request that failed may
+ * have been carried out in part, as on any disk. What was written is durable after the next
+ * qcow2_flush that began when it had returned. -ENOSPC and I/O errors hit the one request and leave
+ * the image sound. When a flush of the file itself fails the state on disk is unknown: from then on
+ * every change is refused with that error, and reads go on. -EUCLEAN: the image is damaged in a way
+ * that makes writing dangerous; nothing was written, the image is marked corrupt (version 3) and
+ * refuses further changes.
+ */
+
+#define QCOW2_WRITE_FUA 1u /* durable when the call returns */
+/*
+ * As compressed clusters. Starts at a cluster and ends at one or at the end of the disk; -EINVAL
+ * otherwise. What doesn't become smaller is stored plain. Over anything: what was there is freed.
+ * -ENOTSUP for raw images and with an external data file.
+ */
+#define QCOW2_WRITE_COMPRESSED 2u
+#define QCOW2_WRITE_MAY_UNMAP 4u /* qcow2_write_zeroes: clusters may be freed */
+#define QCOW2_WRITE_NO_FALLBACK                                                                    \
+	8u /* qcow2_write_zeroes: -ENOTSUP rather than write zeros as data */
+
+/* Writes len bytes at guest_off. -EINVAL if the range passes the end of the disk. */
+int qcow2_pwrite(struct qcow2_image *image, const void *buf, size_t len, uint64_t guest_off,
+		 unsigned flags, struct qcow2_error *err);
+int qcow2_pwritev(struct qcow2_image *image, const struct iovec *iov, int iovcnt,
+		  uint64_t guest_off, unsigned flags, struct qcow2_error *err);
+
+/*
+ * Makes a range read as zeros, without writing them where the format can say so (whole clusters or
+ * subclusters in version 3). Without QCOW2_WRITE_MAY_UNMAP clusters keep their place in the file.
+ */
+int qcow2_write_zeroes(struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
+		       unsigned flags, struct qcow2_error *err);
+
+/*
+ * Tells that a range isn't needed. Advisory: whole clusters in it read as zeros afterwards, the
+ * rest is as it was; or nothing happens, by QCOW2_DISCARD_IGNORE or because the image can't
+ * (version 2 with a backing file). Data of a backing file never come back.
+ */
+int qcow2_discard(struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
+		  struct qcow2_error *err);
+
+/* Makes everything durable that was written by calls which have returned. */
+int qcow2_flush(struct qcow2_image *image, struct qcow2_error *err);
+
+#define QCOW2_RESIZE_SHRINK 1u /* the disk may become smaller: what is behind its end is lost */
+
+/*
+ * Sets the size of the disk, a multiple of 512 (else -EINVAL). prealloc: QCOW2_PREALLOC_*, for what
+ * is added. New space reads as zeros. Waits for all other requests and holds up new ones. -EINVAL
+ * for a smaller size without the flag; -ENOTSUP where the format can't (version 2 with snapshots,
+ * or with a backing file that is longer than the old size); -EFBIG beyond the format's limit.
+ */
+int qcow2_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc, unsigned flags,
+		 struct qcow2_error *err);
+
+/*
+ * Writes everything back, makes it durable, and leaves the image as clean as it can be: no dirty
+ * bit, no free space at the end of its file. For who wants to know that closing works; what comes
+ * after it is qcow2_close, every other change gets -EINVAL. Nothing happens if the image isn't open
+ * for writing.
+ */
+int qcow2_finish(struct qcow2_image *image, struct qcow2_error *err);
 
 /* ---- information --------------------------------------------------------------------------- */
 

@@ -61,6 +61,8 @@ void disk_close(struct disk *disk);
 int disk_raw_open(struct disk **disk, struct qcow2_storage store, const char *filename,
 		  struct qcow2_error *err);
 struct qcow2_storage disk_raw_store(struct disk *disk);
+/* Sets its size, a multiple of 512. No request may be running. */
+int disk_raw_resize(struct disk *disk, uint64_t size_bytes, struct qcow2_error *err);
 
 /* The format of an unknown file by its first bytes, by QEMU's rules: "qcow2" or "raw". */
 int disk_probe(struct qcow2_storage store, const char **format, struct qcow2_error *err);

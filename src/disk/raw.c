@@ -100,3 +100,12 @@ struct qcow2_storage disk_raw_store(struct disk *disk)
 	assert(disk->ops == &raw_ops);
 	return ((struct raw *)disk)->store;
 }
+
+int disk_raw_resize(struct disk *disk, uint64_t size_bytes, struct qcow2_error *err)
+{
+	int ret = storage_truncate(disk_raw_store(disk), size_bytes, err);
+
+	if (ret == 0)
+		disk->size_bytes = size_bytes;
+	return ret;
+}

@@ -72,6 +72,10 @@ void image_warn(const struct qcow2_image *image, const char *fmt, ...)
 /* -EINVAL if it is open for information only. */
 int image_check_readable(const struct qcow2_image *image, struct qcow2_error *err);
 
+/* -EINVAL if the range passes the end of the disk. */
+int image_check_range(const struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
+		      struct qcow2_error *err);
+
 /* ---- references (chain.c) ---- */
 
 /*

@@ -30,7 +30,8 @@ void image_warn(const struct qcow2_image *image, const char *fmt, ...)
 
 unsigned image_storage_flags(unsigned open_flags)
 {
-	return (open_flags & QCOW2_OPEN_DIRECT ? STORAGE_FILE_DIRECT : 0) |
+	return (open_flags & QCOW2_OPEN_WRITE ? STORAGE_FILE_WRITE : 0) |
+	       (open_flags & QCOW2_OPEN_DIRECT ? STORAGE_FILE_DIRECT : 0) |
 	       (open_flags & QCOW2_OPEN_NO_FLUSH ? STORAGE_FILE_NO_FLUSH : 0) |
 	       (open_flags & QCOW2_OPEN_WRITETHROUGH ? STORAGE_FILE_WRITETHROUGH : 0);
 }
@@ -126,6 +127,8 @@ static int take_lock(struct qcow2_storage store, const char *format, unsigned fl
 		forbid = 0;
 	if (flags & QCOW2_OPEN_INFO)
 		use = 0;
+	if (flags & QCOW2_OPEN_WRITE)
+		use |= QCOW2_LOCK_WRITE | (forbid & QCOW2_LOCK_RESIZE);
 	if (flags & QCOW2_OPEN_FORCE_SHARE)
 		forbid = 0;
 	return storage_lock(store, use, forbid, err);
@@ -267,6 +270,8 @@ static int open_qcow2(struct qcow2_image *image, bool is_backing,
 		return ret;
 	}
 	tell_tolerated(image, q->meta.tolerated);
+	if (options->flags & QCOW2_OPEN_WRITE)
+		return error_set(err, -ENOTSUP, "writing qcow2 images isn't supported yet");
 	if (!(options->flags & QCOW2_OPEN_INFO))
 		ret = load_view(image, options, is_backing, err);
 	q->disk.size_bytes = q->meta.size_bytes;

@@ -120,6 +120,8 @@ static int open_backing(const struct qcow2_image *top, struct qcow2_image *above
 	struct storage_file_stat st;
 	int ret;
 
+	/* what is below is read only */
+	below.flags &= ~QCOW2_OPEN_WRITE;
 	ret = check_reference(above, policy, depth, err);
 	if (ret == 0 && !above->backing_path) /* it couldn't be resolved; once more, to say why */
 		ret = resolve_backing(above, err);
@@ -185,13 +187,23 @@ static int open_below(struct qcow2_image *top, const struct qcow2_open_options *
 	}
 }
 
-static int check_flags(unsigned flags, struct qcow2_error *err)
+static int check_options(const struct qcow2_open_options *o, struct qcow2_error *err)
 {
-	if (flags & ~OPEN_FLAGS_KNOWN)
+	if (o->flags & ~OPEN_FLAGS_KNOWN)
 		return error_set(err, -EINVAL, "unknown open flags 0x%x",
-				 flags & ~OPEN_FLAGS_KNOWN);
-	if (flags & QCOW2_OPEN_WRITE)
-		return error_set(err, -ENOTSUP, "opening an image for writing isn't supported yet");
+				 o->flags & ~OPEN_FLAGS_KNOWN);
+	if (!(o->flags & QCOW2_OPEN_WRITE))
+		return 0;
+	if (o->flags & QCOW2_OPEN_INFO)
+		return error_set(err, -EINVAL, "can't write to an image for information only");
+	if (o->flags & QCOW2_OPEN_FORCE_SHARE)
+		return error_set(err, -EINVAL,
+				 "can't write to an image that others may be writing to");
+	if (o->snapshot)
+		return error_set(err, -EINVAL, "snapshots can't be written to");
+	if (o->discard > QCOW2_DISCARD_NO_UNREF || o->pass_discard > QCOW2_PASS_NONE ||
+	    o->lazy_refcounts > QCOW2_OFF)
+		return error_set(err, -EINVAL, "unknown value of an open option");
 	return 0;
 }
 
@@ -229,7 +241,7 @@ int qcow2_open(struct qcow2_image **image, const char *path,
 	*image = NULL;
 	ret = OPTIONS_TAKE(&o, options, "open options", err);
 	if (ret == 0)
-		ret = check_flags(o.flags, err);
+		ret = check_options(&o, err);
 	if (ret == 0)
 		ret = storage_file_open(&store, path, image_storage_flags(o.flags), err);
 	return ret < 0 ? ret : open_image(image, store, path, &o, err);
@@ -244,7 +256,7 @@ int qcow2_open_storage(struct qcow2_image **image, struct qcow2_storage storage,
 	*image = NULL;
 	ret = OPTIONS_TAKE(&o, options, "open options", err);
 	if (ret == 0)
-		ret = check_flags(o.flags, err);
+		ret = check_options(&o, err);
 	if (ret < 0) {
 		storage_close(&storage);
 		return ret;
@@ -256,6 +268,8 @@ void qcow2_close(struct qcow2_image *image)
 {
 	struct disk **disks = image ? image->disks : NULL;
 
+	if (image && (image->flags & QCOW2_OPEN_WRITE))
+		(void)qcow2_finish(image, NULL);
 	while (image) {
 		struct qcow2_image *below = image->backing;
 
@@ -284,8 +298,8 @@ int image_check_readable(const struct qcow2_image *image, struct qcow2_error *er
 	return 0;
 }
 
-static int check_range(const struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
-		       struct qcow2_error *err)
+int image_check_range(const struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
+		      struct qcow2_error *err)
 {
 	uint64_t size = image->disk->size_bytes;
 	int ret = image_check_readable(image, err);
@@ -308,7 +322,7 @@ int qcow2_preadv(struct qcow2_image *image, const struct iovec *iov, int iovcnt,
 
 	if (!iov_total(iov, iovcnt, &len))
 		return error_set(err, -EINVAL, "malformed I/O vector");
-	ret = check_range(image, guest_off, len, err);
+	ret = image_check_range(image, guest_off, len, err);
 	if (ret == 0)
 		ret = data_read(&image->layers, iov, iovcnt, guest_off, len, err);
 	if (ret < 0)
@@ -352,7 +366,7 @@ int qcow2_map(struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
 
 	if (len_bytes == 0)
 		return error_set(err, -EINVAL, "mapping no bytes");
-	ret = check_range(image, guest_off, 1, err);
+	ret = image_check_range(image, guest_off, 1, err);
 	if (ret == 0)
 		ret = data_map(&image->layers, guest_off,
 			       min_u64(len_bytes, image->disk->size_bytes - guest_off), &r, err);

@@ -88,7 +88,7 @@ static struct image_place *reserved_file(struct qcow2_target *t)
 	return storage_is_open(t->draft.data.st) ? &t->draft.data : &t->draft.file;
 }
 
-static int qcow2_finish(struct job_target *target, uint64_t *host_bytes, struct qcow2_error *err)
+static int finish_qcow2(struct job_target *target, uint64_t *host_bytes, struct qcow2_error *err)
 {
 	struct qcow2_target *t = qcow2_of(target);
 	struct image_place *file = reserved_file(t);
@@ -128,7 +128,7 @@ static void qcow2_target_close(struct job_target *target)
 static const struct job_target_ops qcow2_ops = {
 	.place = qcow2_place,
 	.write = qcow2_write,
-	.finish = qcow2_finish,
+	.finish = finish_qcow2,
 	.close = qcow2_target_close,
 };
 
