@@ -200,7 +200,7 @@ bool hashset_find_between(const struct hashset *set, uint64_t first, uint64_t la
 				lowest = found;
 		}
 		after = atomic_load_explicit(&set->moves, memory_order_acquire);
-	} while (lowest == 0 && after != moves);
+	} while (after != moves);
 	*key = lowest;
 	return lowest != 0;
 }
