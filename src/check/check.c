@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: MIT */
+/* One check from its start to its end, and what it found. */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "base/alloc.h"
+#include "base/bytes.h"
+#include "base/num.h"
+#include "check/run.h"
+
+struct check_report check_blank(enum check_finding finding)
+{
+	return (struct check_report){
+		.finding = finding,
+		.host_off = QCOW2_NO_OFFSET,
+		.guest_off = QCOW2_NO_OFFSET,
+		.entry_off = QCOW2_NO_OFFSET,
+		.nclusters = 1,
+	};
+}
+
+uint64_t check_cluster_off(const struct check_run *run, uint64_t cluster_idx)
+{
+	uint64_t off;
+
+	return mul_fits(cluster_idx, run->g.cluster_size, &off) ? off : QCOW2_NO_OFFSET;
+}
+
+int check_found(struct check_run *run, const struct check_report *r)
+{
+	struct check_report told = *r;
+
+	switch (check_finding_kind(r->finding)) {
+	case CHECK_KIND_LEAK:
+		run->result->leaks += r->nclusters;
+		break;
+	case CHECK_KIND_CORRUPTION:
+		run->result->corruptions += r->nclusters;
+		break;
+	case CHECK_KIND_ERROR:
+		run->result->check_errors += r->nclusters;
+		break;
+	}
+	run->found[r->finding] += r->nclusters;
+	run->result->hides_references |= check_finding_hides(r->finding);
+	told.after_repair = run->after_repair;
+	return run->options.report ? run->options.report(run->options.opaque, &told) : 0;
+}
+
+/* ---- opening ------------------------------------------------------------------------------- */
+
+static int check_header_is_there(const struct check_run *run, const uint8_t *peek,
+				 struct qcow2_error *err)
+{
+	unsigned len = load_be32(peek + LAYOUT_OFF_VERSION) == 2 ? LAYOUT_HEADER_LEN_V2
+								 : LAYOUT_HEADER_LEN_V3_MIN;
+
+	if (run->file_size >= len)
+		return 0;
+	return error_set_at(err, -EINVAL, QCOW2_NO_OFFSET, run->file_size,
+			    "the file ends after %" PRIu64
+			    " bytes, inside its header, which has at least %u",
+			    run->file_size, len);
+}
+
+static int read_header(struct check_run *run, struct qcow2_error *err)
+{
+	const unsigned allow = FORMAT_HEADER_ALLOW_SNAPSHOTS | FORMAT_HEADER_ALLOW_REFTABLE |
+			       FORMAT_HEADER_ALLOW_BITMAPS;
+	uint8_t peek[FORMAT_HEADER_PEEK];
+	uint32_t cluster_bits;
+	uint64_t cs;
+	int ret;
+
+	ret = storage_read(run->file, peek, sizeof(peek), 0, err);
+	if (ret == 0)
+		ret = format_header_peek(peek, &cluster_bits, err);
+	if (ret == 0)
+		ret = check_header_is_there(run, peek, err);
+	if (ret < 0)
+		return ret;
+	cs = 1ull << cluster_bits;
+	run->cluster = mem_alloc(cs, 1);
+	run->block = mem_alloc(cs, 1);
+	run->piece = mem_alloc(RUN_PIECE, 1);
+	if (!run->cluster || !run->block || !run->piece)
+		return check_no_memory(err);
+	ret = storage_read(run->file, run->cluster, (size_t)cs, 0, err);
+	if (ret < 0)
+		return ret;
+	return format_header_decode(&run->header, run->cluster, cs, allow, &run->tolerated, err);
+}
+
+static int open_run(struct check_run *run, struct qcow2_error *err)
+{
+	int ret = storage_size(run->file, &run->file_size, err);
+
+	if (ret == 0)
+		ret = read_header(run, err);
+	if (ret < 0)
+		return ret;
+	format_header_geometry(&run->header, &run->g);
+	run->file_clusters = div_ceil(run->file_size, run->g.cluster_size);
+	run->result->total_clusters =
+		div_ceil(align_down(run->header.size_bytes, LAYOUT_SECTOR), run->g.cluster_size);
+	return 0;
+}
+
+static void release_run(struct check_run *run)
+{
+	counts_release(&run->counts);
+	format_header_release(&run->header);
+	mem_free(run->l2);
+	mem_free(run->inactive_l1.v);
+	mem_free(run->bitmap_tables.v);
+	mem_free(run->refblocks);
+	mem_free(run->slices);
+	mem_free(run->piece);
+	mem_free(run->cluster);
+	mem_free(run->block);
+}
+
+/* ---- the check ----------------------------------------------------------------------------- */
+
+static int count_references(struct check_run *run, struct qcow2_error *err)
+{
+	static int (*const steps[])(struct check_run *, struct qcow2_error *) = {
+		check_stored_load, check_scan_snapshots, check_scan_l1,	     check_scan_l2,
+		check_scan_crypto, check_scan_bitmaps,	 check_stored_count,
+	};
+	int ret = check_count_cluster(run, 0, 1, err); /* the header */
+
+	for (size_t i = 0; ret == 0 && i < ARRAY_LEN(steps); i++)
+		ret = steps[i](run, err);
+	if (ret == 0 && counts_seal(&run->counts) < 0)
+		ret = check_no_memory(err);
+	return ret;
+}
+
+static int examine(struct check_run *run, struct qcow2_error *err)
+{
+	int ret = count_references(run, err);
+
+	if (ret == 0)
+		ret = check_stored_overlaps(run, err);
+	if (ret == 0)
+		ret = check_compare(run, err);
+	return ret;
+}
+
+int check_image(struct qcow2_storage file, const struct check_options *options,
+		struct check_result *result, struct qcow2_error *err)
+{
+	struct check_run run = {.file = file, .options = *options, .result = result};
+	int ret;
+
+	*result = (struct check_result){0};
+	if (options->repair)
+		return error_set(err, -ENOTSUP, "repairing isn't supported yet");
+	ret = open_run(&run, err);
+	if (ret == 0)
+		ret = examine(&run, err);
+	if (ret != 0) {
+		result->check_errors++;
+		error_prefix(err, "can't check the image");
+	}
+	release_run(&run);
+	return ret;
+}

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Examination and repair of an image, on format/ and storage/ only: nothing here asks the room
+ * that keeps live metadata, so that a fault there can't hide itself. Section 18 of docs/format.md.
+ *
+ * Every reference in the image is counted (scan), the counts are compared with the stored ones
+ * (compare), and what is wrong is put right on demand (repair, rebuild). No lock is taken: the
+ * caller has it, and nobody else changes the file meanwhile.
+ */
+#ifndef CHECK_CHECK_H
+#define CHECK_CHECK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "storage/storage.h"
+
+enum check_finding {
+	/* refcounts */
+	CHECK_LEAK,
+	CHECK_REFCOUNT_LOW,
+	CHECK_REFCOUNT_ZERO,
+	CHECK_REFCOUNT_OVERFLOW,
+	/* L1 entries */
+	CHECK_L1_RESERVED,
+	CHECK_L1_UNALIGNED,
+	CHECK_L1_COPIED,
+	/* L2 entries */
+	CHECK_L2_RESERVED,
+	CHECK_L2_COPIED,
+	CHECK_COMPRESSED_COPIED,
+	CHECK_COMPRESSED_DATA_FILE,
+	CHECK_COMPRESSED_BITMAP,
+	CHECK_COMPRESSED_OFFSET,
+	CHECK_SUBCLUSTER_BOTH,
+	CHECK_SUBCLUSTER_UNALLOCATED,
+	CHECK_ZERO_UNALIGNED,
+	CHECK_DATA_UNALIGNED,
+	CHECK_ZERO_IN_V2,
+	CHECK_DATA_FILE_OFFSET,
+	/* where things are */
+	CHECK_DATA_PAST_END,
+	CHECK_L2_PAST_END,
+	CHECK_TABLE_PAST_END,
+	/* the refcount structure itself */
+	CHECK_REFTABLE_PLACE,
+	CHECK_REFTABLE_PAST_END,
+	CHECK_REFTABLE_SHARED,
+	CHECK_REFTABLE_RESERVED,
+	CHECK_REFTABLE_UNALIGNED,
+	CHECK_REFBLOCK_PAST_END,
+	CHECK_REFBLOCK_SHARED,
+	/* snapshots */
+	CHECK_SNAPSHOTS_DATA_FILE,
+	CHECK_SNAPSHOT_L1,
+	CHECK_SNAPSHOT_INCOMPLETE,
+	CHECK_SNAPSHOT_EXTRA,
+	CHECK_SNAPSHOT_TABLE,
+	/* bitmaps, encryption */
+	CHECK_BITMAPS_BAD,
+	CHECK_BITMAP_ENTRY,
+	CHECK_CRYPTO_MISSING,
+	CHECK_FINDINGS
+};
+
+enum check_kind {
+	CHECK_KIND_LEAK,
+	CHECK_KIND_CORRUPTION,
+	CHECK_KIND_ERROR, /* a part of the image couldn't be examined */
+};
+
+struct check_report {
+	enum check_finding finding;
+	uint64_t host_off;  /* the cluster or table that it is about, or QCOW2_NO_OFFSET */
+	uint64_t guest_off; /* or QCOW2_NO_OFFSET */
+	uint64_t entry_off; /* host offset of the entry that is wrong, or QCOW2_NO_OFFSET */
+	uint64_t stored;    /* the refcount that is stored; for an entry its word */
+	uint64_t computed;  /* the number of references that there are */
+	uint64_t nclusters; /* so many in a row, from host_off on, have this finding; at least 1 */
+	bool after_repair;  /* what is left after the repair, not what was found before */
+};
+
+#define CHECK_REPAIR_LEAKS 1u
+#define CHECK_REPAIR_ALL 2u
+
+struct check_options {
+	unsigned repair; /* 0, CHECK_REPAIR_LEAKS, CHECK_REPAIR_ALL */
+	/* Called for every finding; nonzero ends the check with that code. May be NULL. */
+	int (*report)(void *opaque, const struct check_report *r);
+	void *opaque;
+};
+
+struct check_result {
+	/* What there is; after a repair, what is left. Each cluster counts. */
+	uint64_t corruptions, leaks, check_errors;
+	uint64_t corruptions_fixed, leaks_fixed;
+	uint64_t image_end_off; /* behind the last cluster that is in use */
+	uint64_t total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+	/*
+	 * What is damaged may have pointed to clusters that look unused: nothing was freed, and
+	 * nothing should be.
+	 */
+	bool hides_references;
+};
+
+/*
+ * file is borrowed, and not changed unless options->repair. 0: the check was completed, see
+ * *result. Else it couldn't be: an I/O error, no memory, or no header that one could work with;
+ * *result then holds what was found so far, and counts at least one check error.
+ *
+ * A repair that is interrupted at any point leaves an image that the same repair can finish.
+ */
+int check_image(struct qcow2_storage file, const struct check_options *options,
+		struct check_result *result, struct qcow2_error *err);
+
+enum check_kind check_finding_kind(enum check_finding finding);
+/* May clusters that are in use look unused because of it? */
+bool check_finding_hides(enum check_finding finding);
+/* One word for programs: "leak", "l2-reserved", ... */
+const char *check_finding_name(enum check_finding finding);
+/* A sentence about the finding, in buf, which is returned. */
+const char *check_finding_text(const struct check_report *r, char *buf, size_t buf_len);
+
+#endif

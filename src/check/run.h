@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One examination of one image: what the sources of check/ share. Used by one thread.
+ *
+ * The image is a stranger's, and what its tables say is bounded by nothing but their own size. So
+ * each byte of it is read once however often it is pointed at: references are collected first,
+ * with how often they are there, then followed in the order of the file. Holes are skipped.
+ */
+#ifndef CHECK_RUN_H
+#define CHECK_RUN_H
+
+#include "check/check.h"
+#include "check/counts.h"
+#include "format/entry.h"
+#include "format/header.h"
+
+#define RUN_PIECE 65536u    /* tables are read in pieces of this size, a multiple of 512 */
+#define RUN_REFBLOCK_BAD 1u /* no place of a block: the entry of the refcount table is damaged */
+#define RUN_STORED_SLICES 64u
+#define RUN_STORED_SLICE_LEN 4096u
+
+/* A range of the file that a number of tables have in common. */
+struct run_range {
+	uint64_t start, end;
+};
+
+struct run_ranges {
+	struct run_range *v;
+	uint64_t n, cap;
+};
+
+/* An L2 table, and how often L1 entries point to it. */
+struct run_l2 {
+	uint64_t host_off;
+	uint64_t refs;	      /* from all L1 tables */
+	uint32_t active_refs; /* from the active one */
+	uint32_t l1_index;    /* of the first in the active one */
+};
+
+struct run_stored_slice {
+	uint64_t host_off; /* 0: empty; refcount blocks aren't at 0 */
+	uint8_t bytes[RUN_STORED_SLICE_LEN];
+};
+
+struct check_run {
+	struct qcow2_storage file;
+	struct check_options options;
+	struct check_result *result;
+	bool after_repair;
+
+	uint64_t file_size, file_clusters; /* clusters: those that begin in the file */
+	struct format_header header;	   /* holds from check_run_open on */
+	struct format_geometry g;
+	unsigned tolerated;
+
+	struct counts counts;
+	struct run_l2 *l2; /* once collected: sorted, each table once */
+	uint64_t nl2, l2_cap;
+	struct run_ranges inactive_l1; /* L1 tables of snapshots */
+	struct run_ranges bitmap_tables;
+
+	/* the refcount structure as stored */
+	uint64_t *refblocks; /* host offsets; 0: none; RUN_REFBLOCK_BAD */
+	uint64_t nrefblocks, refblocks_cap;
+	bool reftable_usable;
+	struct run_stored_slice *slices;
+
+	bool needs_rebuild;
+	uint64_t found[CHECK_FINDINGS];
+
+	uint8_t *piece;	  /* RUN_PIECE bytes */
+	uint8_t *cluster; /* one cluster */
+	uint8_t *block;	  /* one cluster */
+};
+
+/* ---- check.c: the run ---- */
+
+/* A report with the places unknown, to be filled in. */
+struct check_report check_blank(enum check_finding finding);
+/* Where the cluster begins. A refcount table may count clusters that lie past 2^64. */
+uint64_t check_cluster_off(const struct check_run *run, uint64_t cluster_idx);
+/* Counts a finding and tells the caller of it. Nonzero ends the check. */
+int check_found(struct check_run *run, const struct check_report *r);
+
+/* ---- read.c: reading a stranger's tables ---- */
+
+/*
+ * Calls fn for each piece (at most RUN_PIECE bytes) of [start, end) that isn't a hole or zeros,
+ * clamped to the file; pieces begin where 8-byte words of the range begin.
+ */
+typedef int (*run_piece_fn)(struct check_run *run, void *opaque, uint64_t host_off, uint8_t *bytes,
+			    size_t len, struct qcow2_error *err);
+int check_read_range(struct check_run *run, uint64_t start, uint64_t end, run_piece_fn fn,
+		     void *opaque, struct qcow2_error *err);
+/* Reads one cluster; *zeros: it is a hole or zeros, and buf wasn't necessarily filled. */
+int check_read_cluster(struct check_run *run, uint64_t host_off, uint8_t *buf, bool *zeros,
+		       struct qcow2_error *err);
+
+int check_ranges_add(struct run_ranges *r, uint64_t start, uint64_t len);
+/* Calls fn for each maximal range that the same number of ranges cover, in order. */
+typedef int (*run_cover_fn)(struct check_run *run, uint64_t start, uint64_t end, uint64_t times,
+			    struct qcow2_error *err);
+int check_ranges_sweep(struct check_run *run, const struct run_ranges *r, run_cover_fn fn,
+		       struct qcow2_error *err);
+
+/* Bytes of a table with records of variable length; behind the file's end there are zeros. */
+struct run_window {
+	struct check_run *run;
+	uint64_t pos, end; /* in the file: of the next record, and where the table ends */
+	uint8_t *buf;
+	uint64_t buf_off;
+	size_t have, cap;
+};
+/* Makes at least min(len, rest of the table) bytes from pos on visible. */
+int check_window_need(struct run_window *w, uint64_t len, const uint8_t **bytes, size_t *got,
+		      struct qcow2_error *err);
+void check_window_release(struct run_window *w);
+
+/* ---- count.c: counting references ---- */
+
+/* Does the range end one cluster or more behind the end of the file? */
+bool check_past_end(const struct check_run *run, uint64_t host_off, uint64_t len_bytes);
+/*
+ * Counts a table of so many bytes. One past the end of the file is that finding, and what of it is
+ * in the file is counted. Negative on lack of memory, or what the report says.
+ */
+int check_count_table(struct check_run *run, uint64_t host_off, uint64_t len_bytes,
+		      enum check_finding past_end, struct qcow2_error *err);
+int check_count_cluster(struct check_run *run, uint64_t host_off, uint64_t refs,
+			struct qcow2_error *err);
+int check_no_memory(struct qcow2_error *err);
+
+/* ---- scan.c: L1 and L2 tables; extras.c: snapshots, bitmaps, encryption ---- */
+
+int check_scan_l1(struct check_run *run, struct qcow2_error *err);
+int check_scan_l2(struct check_run *run, struct qcow2_error *err);
+/* Snapshots: fills inactive_l1. */
+int check_scan_snapshots(struct check_run *run, struct qcow2_error *err);
+int check_scan_bitmaps(struct check_run *run, struct qcow2_error *err);
+int check_scan_crypto(struct check_run *run, struct qcow2_error *err);
+
+/* ---- stored.c: the refcounts as they are stored ---- */
+
+int check_stored_load(struct check_run *run, struct qcow2_error *err);
+/* Counts the table and its blocks. */
+int check_stored_count(struct check_run *run, struct qcow2_error *err);
+/* Blocks and tables that something else uses too. After counting all and sealing. */
+int check_stored_overlaps(struct check_run *run, struct qcow2_error *err);
+int check_stored_get(struct check_run *run, uint64_t cluster_idx, uint64_t *count,
+		     struct qcow2_error *err);
+void check_stored_forget(struct check_run *run);
+
+/* ---- compare.c ---- */
+
+int check_compare(struct check_run *run, struct qcow2_error *err);
+
+#endif
