@@ -18,10 +18,10 @@
 
 static uint64_t random_seed(void)
 {
-	const char *given = getenv("TEST_SEED");
+	const char *given = getenv("QCOW2_TEST_SEED");
 	uint64_t seed = given ? strtoull(given, NULL, 0) : (uint64_t)(uintptr_t)&given;
 
-	printf("# TEST_SEED=0x%llx\n", (unsigned long long)seed);
+	printf("# QCOW2_TEST_SEED=0x%llx\n", (unsigned long long)seed);
 	return seed;
 }
 

@@ -197,13 +197,13 @@ static void change(struct model *m)
 
 static void it_agrees_with_an_array_of_flags(void **state)
 {
-	const char *given = getenv("TEST_SEED");
+	const char *given = getenv("QCOW2_TEST_SEED");
 	struct model *m = mem_zalloc(1, sizeof(*m));
 
 	(void)state;
 	assert_non_null(m);
 	m->seed = given ? strtoull(given, NULL, 0) : (uint64_t)(uintptr_t)&given;
-	printf("# TEST_SEED=0x%llx\n", (unsigned long long)m->seed);
+	printf("# QCOW2_TEST_SEED=0x%llx\n", (unsigned long long)m->seed);
 	guard_is_up(&m->guard);
 	for (int step = 0; step < 100000; step++) {
 		change(m);

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The header as a living object: each call changes one thing of it in the file, by one write, and
+ * then in m->header (section 2.6 of the format reference).
+ *
+ * Invariants: small changes touch the bytes concerned and no others, so that a torn write can't
+ * mix in something else; m->header changes only after a write that succeeded, and then only in the
+ * fields that were written. What a failed write left in the file isn't known.
+ *
+ * None of these flushes: what a header may point to when is for the caller to order. One call at a
+ * time, and nobody reads the fields of m->header that it changes meanwhile. They change nothing
+ * else of m: neither the geometry, nor size_bytes, nor the L1 table in memory.
+ */
+#ifndef META_SUPER_H
+#define META_SUPER_H
+
+#include "meta/meta.h"
+
+/* Bytes 24 to 31. Left to the caller: that the L1 table covers the disk. */
+int meta_super_write_size(struct meta *m, uint64_t size_bytes, struct qcow2_error *err);
+/* Bytes 36 to 47. Offsets of tables are multiples of the cluster size, here and below. */
+int meta_super_write_l1(struct meta *m, uint64_t l1_off, uint32_t entries, struct qcow2_error *err);
+/* Bytes 48 to 59. clusters isn't 0. */
+int meta_super_write_reftable(struct meta *m, uint64_t off, uint32_t clusters,
+			      struct qcow2_error *err);
+/* Bytes 60 to 71. */
+int meta_super_write_snapshots(struct meta *m, uint32_t count, uint64_t off,
+			       struct qcow2_error *err);
+/*
+ * Bytes 72 to 79. A version 2 header has none: -ENOTSUP, but for bits that it has: none, which
+ * writes nothing.
+ */
+int meta_super_write_incompatible(struct meta *m, uint64_t bits, struct qcow2_error *err);
+
+/*
+ * The whole first cluster anew, as m->header says it, with these feature masks in version 3
+ * (version 2 has no place for them and ignores them). Kept as they were: unknown fields and
+ * extensions, the names of the backing file, of its format and of the data file, the pointers to a
+ * LUKS header and to bitmaps. Written anew: the feature name table, padding, the length of the
+ * header. -ENOSPC: it doesn't fit into a cluster; -EINVAL: it was opened in spite of a bad bitmaps
+ * extension, which a rewrite would lose. Nothing is written then.
+ */
+int meta_super_rewrite(struct meta *m, uint64_t incompatible, uint64_t compatible,
+		       uint64_t autoclear, struct qcow2_error *err);
+
+#endif
