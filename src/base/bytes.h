@@ -48,4 +48,20 @@ static inline void store_be64(uint8_t *p, uint64_t v)
 	store_be32(p + 4, (uint32_t)v);
 }
 
+/* The same as single atomic accesses, for words that change while they are read; p is aligned. */
+static inline uint64_t load_be64_acquire(const uint8_t *p)
+{
+	uint64_t v = __atomic_load_n((const uint64_t *)(const void *)p, __ATOMIC_ACQUIRE);
+
+	return load_be64((const uint8_t *)&v);
+}
+
+static inline void store_be64_release(uint8_t *p, uint64_t v)
+{
+	uint64_t be;
+
+	store_be64((uint8_t *)&be, v);
+	__atomic_store_n((uint64_t *)(void *)p, be, __ATOMIC_RELEASE);
+}
+
 #endif

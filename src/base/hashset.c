@@ -182,13 +182,6 @@ size_t hashset_count(const struct hashset *set)
 	return atomic_load_explicit(&set->count, memory_order_acquire);
 }
 
-size_t hashset_slots(const struct hashset *set)
-{
-	const struct hashset_array *a = atomic_load_explicit(&set->now, memory_order_acquire);
-
-	return (size_t)(a->mask + 1);
-}
-
 bool hashset_find_between(const struct hashset *set, uint64_t first, uint64_t last, uint64_t *key)
 {
 	size_t moves, after = atomic_load_explicit(&set->moves, memory_order_acquire);

@@ -52,8 +52,6 @@ void hashset_remove(struct hashset *set, uint64_t key);
 
 bool hashset_has(const struct hashset *set, uint64_t key);
 size_t hashset_count(const struct hashset *set);
-/* What a walk looks at: it doesn't become less when keys are removed. */
-size_t hashset_slots(const struct hashset *set);
 /*
  * Whether the set has a key from first to last; *key gets the lowest. Walks over all slots. Keys
  * that are added meanwhile may be seen or not.

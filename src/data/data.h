@@ -50,4 +50,10 @@ void data_packed_free(struct data_packed *p);
 int data_packed_read(struct data_packed *p, uint64_t raw, uint64_t in_cluster, void *buf,
 		     size_t len, struct qcow2_error *err);
 
+/*
+ * The descriptor raw is about to mean another cluster; nobody who found it in the map when it meant
+ * the last one is still in flight.
+ */
+void data_packed_forget(struct data_packed *p, uint64_t raw);
+
 #endif

@@ -7,8 +7,9 @@
  * threads that want the same cluster decompress it once too, the second waits. Slots are found by
  * walking the few there are under the lock; nothing is read or decompressed under it.
  *
- * The descriptor (the L2 entry) is the key: it names the host bytes, and those don't change while
- * an image is only read.
+ * The descriptor (the L2 entry) is the key: it names the host bytes. Those change only after
+ * everybody who found the descriptor in the map has gone, and who writes them says so
+ * (data_packed_forget).
  */
 #include "data/data.h"
 
@@ -288,4 +289,15 @@ int data_packed_read(struct data_packed *p, uint64_t raw, uint64_t in_cluster, v
 		memcpy(buf, s->bytes + in_cluster, len);
 	unpin_slot(p, s);
 	return ret;
+}
+
+void data_packed_forget(struct data_packed *p, uint64_t raw)
+{
+	struct slot *s;
+
+	pthread_mutex_lock(&p->lock);
+	s = find_locked(p, raw);
+	if (s)
+		s->raw = 0;
+	pthread_mutex_unlock(&p->lock);
 }

@@ -28,6 +28,7 @@ struct disk_run {
 	struct qcow2_storage store; /* borrowed; of DATA and whatever has_host_off */
 	const char *filename;	    /* of store; borrowed from the disk */
 	uint64_t cookie;	    /* COMPRESSED: the L2 entry */
+	bool copied; /* DATA, where the map was asked for writing: it is ours alone */
 };
 
 struct disk;

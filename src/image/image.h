@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 #include "data/data.h"
+#include "data/write.h"
 #include "disk/disk.h"
 #include "format/crypto_rec.h"
 #include "meta/meta.h"
@@ -24,8 +25,10 @@ struct image_qcow2 { /* a qcow2 disk; begins with the interface that it implemen
 	struct qcow2_storage
 		data_file; /* owned; not open unless the image has one and it is needed */
 	struct data_packed *packed;
-	const char *data_filename; /* of meta.data; points into the image */
-	atomic_int preallocated;   /* what meta_looks_preallocated said; -1: not asked yet */
+	const char *data_filename;  /* of meta.data; points into the image */
+	atomic_int preallocated;    /* what meta_looks_preallocated said; -1: not asked yet */
+	struct data_writer *writer; /* NULL: open for reading */
+	bool finished;		    /* nothing is changed any more */
 };
 
 /* A LUKS header, and how it is shown: the latter points into the former. */
@@ -72,9 +75,31 @@ void image_warn(const struct qcow2_image *image, const char *fmt, ...)
 /* -EINVAL if it is open for information only. */
 int image_check_readable(const struct qcow2_image *image, struct qcow2_error *err);
 
+/* -EACCES if it is open for reading, -EINVAL if it has been finished. */
+int image_check_writable(const struct qcow2_image *image, struct qcow2_error *err);
+
 /* -EINVAL if the range passes the end of the disk. */
 int image_check_range(const struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
 		      struct qcow2_error *err);
+
+/*
+ * Around everything that uses an image's map: no resize goes on meanwhile, and what it finds in the
+ * map stays in place. Free of cost if the image is open for reading.
+ */
+unsigned image_enter(const struct qcow2_image *image);
+void image_leave(const struct qcow2_image *image, unsigned ticket);
+
+/* ---- open for writing (start.c) ---- */
+
+/*
+ * Before the metadata are loaded: refuses what must not be written to, and repairs an image that
+ * wasn't closed. Its lock is held.
+ */
+int image_prepare_writing(struct qcow2_storage file, const char *path, struct qcow2_error *err);
+/* The chain is complete: makes the top image changeable. */
+int image_start_writing(struct qcow2_image *image, const struct qcow2_open_options *options,
+			struct qcow2_error *err);
+void image_stop_writing(struct image_qcow2 *q);
 
 /* ---- references (chain.c) ---- */
 

@@ -47,6 +47,7 @@ static void qcow2_disk_close(struct disk *disk)
 {
 	struct image_qcow2 *q = qcow2_of(disk);
 
+	image_stop_writing(q);
 	data_packed_free(q->packed);
 	meta_release(&q->meta);
 	storage_close(&q->data_file);
@@ -232,7 +233,7 @@ static int load_view(struct qcow2_image *image, const struct qcow2_open_options 
 	if (ret == 0)
 		ret = find_view(image, is_backing ? NULL : options->snapshot, &list, &snap, err);
 	if (ret == 0)
-		ret = meta_load_l1(&q->meta, snap, cache, err);
+		ret = meta_load_l1(&q->meta, snap, options->flags & QCOW2_OPEN_WRITE, cache, err);
 	if (ret == 0 && q->meta.l1_missing)
 		image_warn(image,
 			   "\"%s\": the file ends before its L1 table does; what the missing "
@@ -250,9 +251,12 @@ static int open_qcow2(struct qcow2_image *image, bool is_backing,
 {
 	struct image_qcow2 *q = mem_zalloc(1, sizeof(*q));
 	/* damage in what reading doesn't need */
-	const unsigned allow = FORMAT_HEADER_ALLOW_SNAPSHOTS | FORMAT_HEADER_ALLOW_REFTABLE |
-			       FORMAT_HEADER_ALLOW_BITMAPS;
-	int ret;
+	const unsigned allow = options->flags & QCOW2_OPEN_WRITE
+				       ? 0
+				       : FORMAT_HEADER_ALLOW_SNAPSHOTS |
+						 FORMAT_HEADER_ALLOW_REFTABLE |
+						 FORMAT_HEADER_ALLOW_BITMAPS;
+	int ret = 0;
 
 	if (!q) {
 		storage_close(&image->store);
@@ -264,14 +268,15 @@ static int open_qcow2(struct qcow2_image *image, bool is_backing,
 	q->data_filename = image->path;
 	image->disk = &q->disk;
 	image->qcow2 = q;
-	ret = meta_open(&q->meta, q->file, allow, err);
+	if (options->flags & QCOW2_OPEN_WRITE)
+		ret = image_prepare_writing(q->file, image->path, err);
+	if (ret == 0)
+		ret = meta_open(&q->meta, q->file, allow, err);
 	if (ret < 0) {
 		error_prefix(err, "can't open \"%s\" as qcow2", image->path);
 		return ret;
 	}
 	tell_tolerated(image, q->meta.tolerated);
-	if (options->flags & QCOW2_OPEN_WRITE)
-		return error_set(err, -ENOTSUP, "writing qcow2 images isn't supported yet");
 	if (!(options->flags & QCOW2_OPEN_INFO))
 		ret = load_view(image, options, is_backing, err);
 	q->disk.size_bytes = q->meta.size_bytes;

@@ -23,8 +23,11 @@
 static int lock_data_file(struct qcow2_storage store, unsigned flags, struct qcow2_error *err)
 {
 	unsigned forbid = flags & QCOW2_OPEN_FORCE_SHARE ? 0 : QCOW2_LOCK_RESIZE;
+	unsigned use = QCOW2_LOCK_READ;
 
-	return flags & QCOW2_OPEN_NO_LOCK ? 0 : storage_lock(store, QCOW2_LOCK_READ, forbid, err);
+	if (flags & QCOW2_OPEN_WRITE)
+		use |= QCOW2_LOCK_WRITE | QCOW2_LOCK_RESIZE;
+	return flags & QCOW2_OPEN_NO_LOCK ? 0 : storage_lock(store, use, forbid, err);
 }
 
 /* The stored name is a plain path, relative to the working directory: section 6. */
@@ -224,6 +227,8 @@ static int open_image(struct qcow2_image **image, struct qcow2_storage store, co
 		return ret;
 	(*image)->placeless = !path;
 	ret = open_below(*image, options, &policy, err);
+	if (ret == 0 && (options->flags & QCOW2_OPEN_WRITE) && (*image)->qcow2)
+		ret = image_start_writing(*image, options, err);
 	if (ret < 0) {
 		qcow2_close(*image);
 		*image = NULL;
@@ -268,7 +273,7 @@ void qcow2_close(struct qcow2_image *image)
 {
 	struct disk **disks = image ? image->disks : NULL;
 
-	if (image && (image->flags & QCOW2_OPEN_WRITE))
+	if (image && (!image->qcow2 || image->qcow2->writer))
 		(void)qcow2_finish(image, NULL);
 	while (image) {
 		struct qcow2_image *below = image->backing;
@@ -317,14 +322,17 @@ int image_check_range(const struct qcow2_image *image, uint64_t guest_off, uint6
 int qcow2_preadv(struct qcow2_image *image, const struct iovec *iov, int iovcnt, uint64_t guest_off,
 		 struct qcow2_error *err)
 {
+	unsigned ticket;
 	uint64_t len;
 	int ret;
 
 	if (!iov_total(iov, iovcnt, &len))
 		return error_set(err, -EINVAL, "malformed I/O vector");
+	ticket = image_enter(image);
 	ret = image_check_range(image, guest_off, len, err);
 	if (ret == 0)
 		ret = data_read(&image->layers, iov, iovcnt, guest_off, len, err);
+	image_leave(image, ticket);
 	if (ret < 0)
 		error_prefix(err, "reading \"%s\"", image->path);
 	return ret;
@@ -362,16 +370,19 @@ int qcow2_map(struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
 {
 	struct data_run r;
 	bool is_hole = false;
+	unsigned ticket;
 	int ret;
 
 	if (len_bytes == 0)
 		return error_set(err, -EINVAL, "mapping no bytes");
+	ticket = image_enter(image);
 	ret = image_check_range(image, guest_off, 1, err);
 	if (ret == 0)
 		ret = data_map(&image->layers, guest_off,
 			       min_u64(len_bytes, image->disk->size_bytes - guest_off), &r, err);
 	if (ret == 0)
 		ret = image_find_hole(image->layers.disks[r.depth], &r.run, &is_hole, err);
+	image_leave(image, ticket);
 	if (ret < 0) {
 		error_prefix(err, "mapping \"%s\"", image->path);
 		return ret;

@@ -1,28 +1,34 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The slice cache: see cache.h for why hits need no lock. Slices are clean here: nothing is
- * written back.
+ * The slice cache: see cache.h for why hits need no lock. It never writes by itself: what is dirty
+ * is taken and put back by whoever keeps the order (order.c).
  */
 #include "meta/cache.h"
 
 #include <assert.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-
 #include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/alloc.h"
 #include "base/num.h"
 
 #define WAYS 8
-#define FILLING 0x80000000u /* in a state, beside the count of pins */
+/* In a state, beside the count of pins. */
+#define FILLING 0x80000000u
+#define DIRTY 0x40000000u   /* listed in the cache's list of dirty ways */
+#define WRITING 0x20000000u /* taken from that list, not written yet */
+
+#define WRITE_PIECES 256 /* slices in one write */
 
 struct cache_set {
 	/* atomic */
 	_Atomic uint64_t key[WAYS];
 	_Atomic uint32_t state[WAYS];
 	_Atomic uint8_t used[WAYS]; /* touched since the hand last passed */
+	_Atomic uint32_t seq[WAYS]; /* odd while the slice is being changed */
 	/*
 	 * The ways' slices, one behind the other, since a page each would cost two. Set once, by
 	 * whoever first claims a way, under the cache's lock; a slice is written while FILLING and
@@ -40,9 +46,13 @@ struct meta_cache {
 	unsigned ways;	/* in each set, at most WAYS */
 	uint64_t nsets; /* a power of two */
 	struct cache_set *sets;
+	int (*make_room)(void *opaque, struct qcow2_error *err); /* NULL: slices never change */
+	void *opaque;
 	/* guarded by lock */
 	pthread_mutex_t lock;
 	pthread_cond_t filled;
+	uint32_t *dirty; /* ways with DIRTY: set * WAYS + way; room for all there are */
+	size_t ndirty;
 	_Atomic uint64_t misses;
 };
 
@@ -61,7 +71,10 @@ int meta_cache_new(struct meta_cache **cache, struct qcow2_storage store, uint32
 	while (c->nsets * 2 * WAYS <= total)
 		c->nsets *= 2;
 	c->sets = mem_zalloc(c->nsets, sizeof(*c->sets));
-	if (!c->sets) {
+	c->dirty = mem_alloc(c->nsets * WAYS, sizeof(*c->dirty));
+	if (!c->sets || !c->dirty) {
+		mem_free(c->dirty);
+		mem_free(c->sets);
 		mem_free(c);
 		return error_errno(err, -ENOMEM, "can't set up the table cache");
 	}
@@ -77,11 +90,12 @@ void meta_cache_free(struct meta_cache *cache)
 		return;
 	for (uint64_t s = 0; s < cache->nsets; s++) {
 		for (unsigned w = 0; w < cache->ways; w++)
-			assert(atomic_load(&cache->sets[s].state[w]) == 0);
+			assert((atomic_load(&cache->sets[s].state[w]) & ~DIRTY) == 0);
 		mem_free(cache->sets[s].slices);
 	}
 	pthread_cond_destroy(&cache->filled);
 	pthread_mutex_destroy(&cache->lock);
+	mem_free(cache->dirty);
 	mem_free(cache->sets);
 	mem_free(cache);
 }
@@ -99,6 +113,14 @@ static uint8_t *slice_of(const struct meta_cache *c, const struct cache_set *set
 	return set->slices + (size_t)w * c->slice_len;
 }
 
+static void hand_out(const struct meta_cache *c, struct cache_set *set, unsigned w,
+		     struct meta_slice *slice)
+{
+	slice->bytes = slice_of(c, set, w);
+	slice->way = &set->state[w];
+	slice->seq = &set->seq[w];
+}
+
 /* Pins the way that holds host_off, if one does and is ready. */
 static bool pin_ready(const struct meta_cache *c, struct cache_set *set, uint64_t host_off,
 		      struct meta_slice *slice)
@@ -110,8 +132,7 @@ static bool pin_ready(const struct meta_cache *c, struct cache_set *set, uint64_
 		    atomic_load(&set->key[w]) == host_off) {
 			if (!atomic_load_explicit(&set->used[w], memory_order_relaxed))
 				atomic_store_explicit(&set->used[w], 1, memory_order_relaxed);
-			slice->bytes = slice_of(c, set, w);
-			slice->way = &set->state[w];
+			hand_out(c, set, w, slice);
 			return true;
 		}
 		atomic_fetch_sub(&set->state[w], 1);
@@ -165,6 +186,7 @@ static int read_private(struct meta_cache *c, uint64_t host_off, struct meta_sli
 	}
 	slice->bytes = bytes;
 	slice->way = NULL;
+	slice->seq = NULL;
 	return 0;
 }
 
@@ -180,10 +202,47 @@ static int fill_way(struct meta_cache *c, struct cache_set *set, unsigned w, uin
 	} else {
 		atomic_store(&set->used[w], 1);
 		atomic_fetch_and(&set->state[w], ~FILLING);
-		slice->bytes = slice_of(c, set, w);
-		slice->way = &set->state[w];
+		hand_out(c, set, w, slice);
 	}
 	pthread_cond_broadcast(&c->filled);
+	pthread_mutex_unlock(&c->lock);
+	return ret;
+}
+
+static bool has_dirty(const struct meta_cache *c, struct cache_set *set)
+{
+	for (unsigned w = 0; w < c->ways; w++) {
+		if (atomic_load(&set->state[w]) & (DIRTY | WRITING))
+			return true;
+	}
+	return false;
+}
+
+/* No way could be had where none may be gone without: has dirty ones written, or waits for pins. */
+static int wait_for_way(struct meta_cache *c, struct cache_set *set, struct qcow2_error *err)
+{
+	if (!set->slices)
+		return error_errno(err, -ENOMEM, "can't load a table");
+	if (has_dirty(c, set))
+		return c->make_room(c->opaque, err);
+	sched_yield();
+	return 0;
+}
+
+/* Pins the slice if it is there; else *way is one to be filled, or -EBUSY: none can be had. */
+static int pin_or_claim(struct meta_cache *c, struct cache_set *set, uint64_t host_off,
+			struct meta_slice *slice, bool *pinned, unsigned *way)
+{
+	int ret = 0;
+
+	pthread_mutex_lock(&c->lock);
+	while (being_filled(c, set, host_off))
+		pthread_cond_wait(&c->filled, &c->lock);
+	*pinned = pin_ready(c, set, host_off, slice);
+	if (!*pinned && claim_way_locked(c, set, way))
+		atomic_store(&set->key[*way], host_off);
+	else if (!*pinned)
+		ret = -EBUSY;
 	pthread_mutex_unlock(&c->lock);
 	return ret;
 }
@@ -192,28 +251,24 @@ int meta_cache_get(struct meta_cache *cache, uint64_t host_off, struct meta_slic
 		   struct qcow2_error *err)
 {
 	struct cache_set *set = set_of(cache, host_off);
-	bool claimed;
+	bool pinned;
 	unsigned w;
+	int ret;
 
 	assert(host_off != 0 && is_aligned(host_off, cache->slice_len));
 	if (pin_ready(cache, set, host_off, slice))
 		return 0;
-
-	pthread_mutex_lock(&cache->lock);
-	while (being_filled(cache, set, host_off))
-		pthread_cond_wait(&cache->filled, &cache->lock);
-	if (pin_ready(cache, set, host_off, slice)) {
-		pthread_mutex_unlock(&cache->lock);
-		return 0;
+	while ((ret = pin_or_claim(cache, set, host_off, slice, &pinned, &w)) < 0 &&
+	       cache->make_room) {
+		ret = wait_for_way(cache, set, err);
+		if (ret < 0)
+			return ret;
 	}
-	claimed = claim_way_locked(cache, set, &w);
-	if (claimed)
-		atomic_store(&set->key[w], host_off);
-	pthread_mutex_unlock(&cache->lock);
-
+	if (pinned)
+		return 0;
 	atomic_fetch_add_explicit(&cache->misses, 1, memory_order_relaxed);
-	return claimed ? fill_way(cache, set, w, host_off, slice, err)
-		       : read_private(cache, host_off, slice, err);
+	return ret == 0 ? fill_way(cache, set, w, host_off, slice, err)
+			: read_private(cache, host_off, slice, err);
 }
 
 void meta_cache_put(struct meta_cache *cache, struct meta_slice *slice)
@@ -225,6 +280,195 @@ void meta_cache_put(struct meta_cache *cache, struct meta_slice *slice)
 		mem_free((void *)(uintptr_t)slice->bytes);
 	slice->bytes = NULL;
 	slice->way = NULL;
+	slice->seq = NULL;
+}
+
+/* ---- changes ---- */
+
+void meta_cache_allow_changes(struct meta_cache *cache,
+			      int (*make_room)(void *opaque, struct qcow2_error *err), void *opaque)
+{
+	cache->make_room = make_room;
+	cache->opaque = opaque;
+}
+
+void meta_cache_lock(struct meta_cache *cache)
+{
+	pthread_mutex_lock(&cache->lock);
+}
+
+void meta_cache_unlock(struct meta_cache *cache)
+{
+	pthread_mutex_unlock(&cache->lock);
+}
+
+/* Where a pinned way is. */
+static uint32_t way_index(const struct meta_cache *c, const struct meta_slice *slice)
+{
+	const char *base = (const char *)c->sets;
+	size_t set = (size_t)((const char *)slice->way - base) / sizeof(*c->sets);
+	size_t w = (size_t)((_Atomic uint32_t *)slice->way - c->sets[set].state);
+
+	return (uint32_t)(set * WAYS + w);
+}
+
+uint8_t *meta_cache_change_locked(struct meta_cache *cache, const struct meta_slice *slice)
+{
+	_Atomic uint32_t *state = slice->way;
+
+	assert(state && cache->make_room);
+	if (!(atomic_fetch_or(state, DIRTY) & DIRTY))
+		cache->dirty[cache->ndirty++] = way_index(cache, slice);
+	/* the words that are changed now are stored with release, so this is seen before them */
+	atomic_fetch_add_explicit(slice->seq, 1, memory_order_acq_rel);
+	return (uint8_t *)(uintptr_t)slice->bytes;
+}
+
+void meta_cache_changed_locked(struct meta_cache *cache, const struct meta_slice *slice)
+{
+	(void)cache;
+	atomic_fetch_add_explicit(slice->seq, 1, memory_order_release);
+}
+
+size_t meta_cache_ndirty(struct meta_cache *cache)
+{
+	size_t n;
+
+	pthread_mutex_lock(&cache->lock);
+	n = cache->ndirty;
+	pthread_mutex_unlock(&cache->lock);
+	return n;
+}
+
+static int by_host_off(const void *a, const void *b)
+{
+	const struct meta_dirty *x = a;
+	const struct meta_dirty *y = b;
+
+	return (x->host_off > y->host_off) - (x->host_off < y->host_off);
+}
+
+/* Moves the list of dirty ways into dirty, which has room for cap; false if that isn't enough. */
+static bool move_list_locked(struct meta_cache *c, struct meta_dirty_list *dirty, size_t cap)
+{
+	if (c->ndirty > cap)
+		return false;
+	for (size_t i = 0; i < c->ndirty; i++) {
+		struct cache_set *set = &c->sets[c->dirty[i] / WAYS];
+		unsigned w = c->dirty[i] % WAYS;
+
+		atomic_fetch_or(&set->state[w], WRITING);
+		atomic_fetch_and(&set->state[w], ~DIRTY);
+		dirty->list[i] = (struct meta_dirty){.host_off = atomic_load(&set->key[w]),
+						     .way = c->dirty[i]};
+	}
+	dirty->count = c->ndirty;
+	c->ndirty = 0;
+	return true;
+}
+
+int meta_cache_take_dirty(struct meta_cache *cache, struct meta_dirty_list *dirty,
+			  struct qcow2_error *err)
+{
+	bool moved = false;
+	size_t cap;
+
+	*dirty = (struct meta_dirty_list){.slice_len = cache->slice_len};
+	while (!moved) {
+		cap = meta_cache_ndirty(cache);
+		mem_free(dirty->list);
+		mem_free(dirty->bytes);
+		dirty->list = mem_alloc(cap, sizeof(*dirty->list));
+		dirty->bytes = mem_aligned(cache->slice_len, (uint64_t)cap * cache->slice_len);
+		if (!dirty->list || !dirty->bytes) {
+			meta_cache_put_dirty(cache, dirty, false);
+			return error_errno(err, -ENOMEM, "can't write tables");
+		}
+		pthread_mutex_lock(&cache->lock);
+		moved = move_list_locked(cache, dirty, cap);
+		pthread_mutex_unlock(&cache->lock);
+	}
+	qsort(dirty->list, dirty->count, sizeof(*dirty->list), by_host_off);
+	/* one by one, so that nobody waits for long; what changes in between is in the copy and is
+	 * dirty again */
+	for (size_t i = 0; i < dirty->count; i++) {
+		const struct meta_dirty *d = &dirty->list[i];
+
+		dirty->list[i].bytes = dirty->bytes + i * cache->slice_len;
+		pthread_mutex_lock(&cache->lock);
+		memcpy(d->bytes, slice_of(cache, &cache->sets[d->way / WAYS], d->way % WAYS),
+		       cache->slice_len);
+		pthread_mutex_unlock(&cache->lock);
+	}
+	return 0;
+}
+
+void meta_cache_put_dirty(struct meta_cache *cache, struct meta_dirty_list *dirty, bool written)
+{
+	pthread_mutex_lock(&cache->lock);
+	for (size_t i = 0; i < dirty->count; i++) {
+		uint32_t way = dirty->list[i].way;
+		_Atomic uint32_t *state = &cache->sets[way / WAYS].state[way % WAYS];
+
+		if (!written && !(atomic_fetch_or(state, DIRTY) & DIRTY))
+			cache->dirty[cache->ndirty++] = way;
+		atomic_fetch_and(state, ~WRITING);
+	}
+	pthread_mutex_unlock(&cache->lock);
+	mem_free(dirty->list);
+	mem_free(dirty->bytes);
+	*dirty = (struct meta_dirty_list){0};
+}
+
+int meta_cache_write_dirty(struct meta_cache *cache, const struct meta_dirty_list *dirty,
+			   struct qcow2_error *err)
+{
+	struct iovec iov[WRITE_PIECES];
+	int ret = 0;
+
+	for (size_t i = 0, n; i < dirty->count && ret == 0; i += n) {
+		for (n = 0; i + n < dirty->count && n < WRITE_PIECES; n++) {
+			const struct meta_dirty *d = &dirty->list[i + n];
+
+			if (d->host_off != dirty->list[i].host_off + n * cache->slice_len)
+				break;
+			iov[n] = (struct iovec){.iov_base = d->bytes, .iov_len = cache->slice_len};
+		}
+		ret = storage_writev(cache->store, iov, (int)n, dirty->list[i].host_off, err);
+	}
+	return ret;
+}
+
+/* true when no way holds the slice (any more). */
+static bool forget_slice_locked(struct meta_cache *c, struct cache_set *set, uint64_t host_off)
+{
+	for (unsigned w = 0; w < c->ways; w++) {
+		uint32_t idle = 0;
+
+		if (atomic_load(&set->key[w]) != host_off)
+			continue;
+		if (!atomic_compare_exchange_strong(&set->state[w], &idle, FILLING))
+			return false;
+		atomic_store(&set->key[w], 0);
+		atomic_fetch_and(&set->state[w], ~FILLING);
+	}
+	return true;
+}
+
+void meta_cache_forget(struct meta_cache *cache, uint64_t host_off, uint64_t len_bytes)
+{
+	for (uint64_t pos = 0; pos < len_bytes; pos += cache->slice_len) {
+		struct cache_set *set = set_of(cache, host_off + pos);
+		bool gone = false;
+
+		while (!gone) {
+			pthread_mutex_lock(&cache->lock);
+			gone = forget_slice_locked(cache, set, host_off + pos);
+			pthread_mutex_unlock(&cache->lock);
+			if (!gone) /* somebody who came too late looks at it for a moment */
+				sched_yield();
+		}
+	}
 }
 
 uint64_t meta_cache_misses(const struct meta_cache *cache)

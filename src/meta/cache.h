@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The cache of table slices: pieces of L2 tables of at most 4 KiB, found without a lock on a hit.
+ * The cache of table slices: pieces of L2 tables or refcount blocks of at most 4 KiB, found without
+ * a lock on a hit.
  *
  * Sets of eight ways. A way's key is the host offset of its slice, 0 when empty; its state counts
  * pins and has a flag while it is being filled. Why a hit needs no lock: a key is only ever
@@ -9,11 +10,19 @@
  * the pin. A miss takes the mutex to choose a way, but drops it while it reads.
  *
  * When every way of a set is pinned the slice is read into memory of its own: a limit, however
- * small, never makes a lookup fail or wait for ever.
+ * small, never makes a lookup fail or wait for ever. Where slices may change that would be a copy
+ * that misses changes; there a lookup waits for a way, and has dirty ones written (make_room).
+ *
+ * A dirty slice stays in its way (a flag in the state, so that the state isn't 0) until what was
+ * taken of it (meta_cache_take_dirty) is written. Slices change under the cache's lock. Readers
+ * take no lock: they look at the slice's sequence number before and after, and read again if it
+ * moved; the words are stored (release) and loaded (acquire) as atomics.
  */
 #ifndef META_CACHE_H
 #define META_CACHE_H
 
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,7 +34,8 @@ struct meta_cache;
 /* A pinned slice. bytes stay valid until meta_cache_put. */
 struct meta_slice {
 	const uint8_t *bytes;
-	void *way; /* private */
+	void *way;	       /* private */
+	_Atomic uint32_t *seq; /* private */
 };
 
 /* store is borrowed. slice_len is a power of two. limit_bytes is rounded up to a few slices. */
@@ -37,6 +47,73 @@ void meta_cache_free(struct meta_cache *cache);
 int meta_cache_get(struct meta_cache *cache, uint64_t host_off, struct meta_slice *slice,
 		   struct qcow2_error *err);
 void meta_cache_put(struct meta_cache *cache, struct meta_slice *slice);
+
+/* ---- reading beside changes ---- */
+
+/* The number to be compared after reading; waits out a change that goes on. */
+static inline uint32_t meta_slice_begin(const struct meta_slice *slice)
+{
+	uint32_t seq;
+
+	if (!slice->seq)
+		return 0;
+	while ((seq = atomic_load_explicit(slice->seq, memory_order_acquire)) & 1)
+		;
+	return seq;
+}
+
+/* Whether something changed since. */
+static inline bool meta_slice_changed(const struct meta_slice *slice, uint32_t seq)
+{
+	if (!slice->seq)
+		return false;
+	/* the words were loaded with acquire, so this load comes after them */
+	return atomic_load_explicit(slice->seq, memory_order_relaxed) != seq;
+}
+
+/* ---- changes ---- */
+
+/*
+ * From now on slices may change, and lookups that find no way call make_room(opaque), which has
+ * to get dirty slices written, while they hold nothing. Before the first lookup.
+ */
+void meta_cache_allow_changes(struct meta_cache *cache,
+			      int (*make_room)(void *opaque, struct qcow2_error *err),
+			      void *opaque);
+
+/* For changes, or for reading what can't be read word by word. Nothing slow while it is held. */
+void meta_cache_lock(struct meta_cache *cache);
+void meta_cache_unlock(struct meta_cache *cache);
+/* Marks a pinned slice as dirty and lets its bytes be changed until meta_cache_changed_locked. */
+uint8_t *meta_cache_change_locked(struct meta_cache *cache, const struct meta_slice *slice);
+void meta_cache_changed_locked(struct meta_cache *cache, const struct meta_slice *slice);
+
+/* What is dirty, copied, in order of host offset. */
+struct meta_dirty {
+	uint64_t host_off;
+	uint32_t way;	/* private */
+	uint8_t *bytes; /* slice_len of them */
+};
+
+struct meta_dirty_list {
+	struct meta_dirty *list;
+	size_t count;
+	uint32_t slice_len;
+	uint8_t *bytes; /* of all, owned */
+};
+
+/* Only one at a time. The slices stay in place until the list is put back. */
+int meta_cache_take_dirty(struct meta_cache *cache, struct meta_dirty_list *dirty,
+			  struct qcow2_error *err);
+/* written: they are clean now, unless they changed meanwhile. Frees what the list has. */
+void meta_cache_put_dirty(struct meta_cache *cache, struct meta_dirty_list *dirty, bool written);
+size_t meta_cache_ndirty(struct meta_cache *cache);
+/* Writes a list to the cache's store, neighbours joined. */
+int meta_cache_write_dirty(struct meta_cache *cache, const struct meta_dirty_list *dirty,
+			   struct qcow2_error *err);
+
+/* Drops what is known of a range that belongs to another structure now. Nothing in it is dirty. */
+void meta_cache_forget(struct meta_cache *cache, uint64_t host_off, uint64_t len_bytes);
 
 /* Slices that were read from the store so far. */
 uint64_t meta_cache_misses(const struct meta_cache *cache);

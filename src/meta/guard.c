@@ -18,7 +18,8 @@
 #define SCATTERED_MAX 16u /* clusters of an add that go to the sets one by one */
 #define RANGES_MIN 16u
 #define REGIONS (META_REGION_BITMAPS + 1u)
-#define WALK_SLOTS 4u /* a walk passes so many slots while one cluster is looked up */
+/* A walk over a set looks at up to this many slots for each key in it. */
+#define SLOTS_PER_KEY 4u
 
 /* The clusters first to last; free while kind is META_REGION_NONE. */
 struct range {
@@ -269,9 +270,7 @@ static bool first_in_set(const struct hashset *set, const struct span *s, uint64
 {
 	uint64_t n = s->last - s->first, key;
 
-	if (hashset_count(set) == 0)
-		return false;
-	if (n > hashset_slots(set) / WALK_SLOTS) {
+	if (n / SLOTS_PER_KEY > hashset_count(set)) {
 		if (!hashset_find_between(set, s->first + 1, s->last + 1, &key))
 			return false;
 		*cluster = key - 1;

@@ -21,6 +21,7 @@ struct walk {
 	uint64_t end;		      /* of the range that was asked for */
 	struct meta_slice slice;      /* of the L2 table; bytes NULL: none held */
 	uint64_t slice_first;	      /* guest cluster of the slice's first entry */
+	bool for_writing;	      /* a run is all copied or not at all */
 	struct format_l2_entry entry; /* at guest_off */
 	struct disk_run *run;
 };
@@ -36,7 +37,7 @@ static struct format_l1_entry l1_at(const struct meta *m, uint64_t guest_off)
 {
 	uint64_t idx = format_l1_index(&m->geometry, guest_off);
 
-	return format_l1_decode(&m->geometry, idx < m->l1_entries ? m->l1[idx] : 0);
+	return format_l1_decode(&m->geometry, meta_l1_get(m, idx));
 }
 
 static uint64_t table_end(const struct walk *w)
@@ -73,8 +74,8 @@ static void raw_entry(const struct walk *w, uint64_t *raw, uint64_t *bitmap)
 	uint64_t idx = (w->guest_off >> g->cluster_bits) - w->slice_first;
 	const uint8_t *p = w->slice.bytes + idx * g->l2_entry_len;
 
-	*raw = load_be64(p);
-	*bitmap = g->extended_l2 ? load_be64(p + 8) : 0;
+	*raw = load_be64_acquire(p);
+	*bitmap = g->extended_l2 ? load_be64_acquire(p + 8) : 0;
 }
 
 /* Decodes the entry at guest_off; false if it can't be used. */
@@ -131,6 +132,7 @@ static struct disk_run run_here(const struct walk *w, uint64_t raw)
 	run.len_bytes =
 		(1ull << g->subcluster_bits) - (w->guest_off & ((1ull << g->subcluster_bits) - 1));
 	run.has_host_off = w->entry.has_host_off;
+	run.copied = w->for_writing && w->entry.copied && run.kind == DISK_RUN_DATA;
 	if (run.has_host_off)
 		run.host_off = w->entry.host_off + in_cluster;
 	return run;
@@ -139,7 +141,7 @@ static struct disk_run run_here(const struct walk *w, uint64_t raw)
 static bool continues(const struct disk_run *run, const struct disk_run *next)
 {
 	return run->kind == next->kind && run->kind != DISK_RUN_COMPRESSED &&
-	       run->has_host_off == next->has_host_off &&
+	       run->has_host_off == next->has_host_off && run->copied == next->copied &&
 	       (!run->has_host_off || run->host_off + run->len_bytes == next->host_off);
 }
 
@@ -167,8 +169,8 @@ static bool take(struct walk *w, const struct disk_run *next)
 static void take_repeats(struct walk *w, uint64_t raw)
 {
 	const struct format_geometry *g = &w->m->geometry;
-	const uint64_t mask =
-		LAYOUT_ENTRY_OFFSET_MASK | LAYOUT_ENTRY_COMPRESSED | LAYOUT_ENTRY_ZERO;
+	const uint64_t mask = LAYOUT_ENTRY_OFFSET_MASK | LAYOUT_ENTRY_COMPRESSED |
+			      LAYOUT_ENTRY_ZERO | (w->for_writing ? LAYOUT_ENTRY_COPIED : 0);
 	uint64_t step = w->entry.has_host_off ? g->cluster_size : 0;
 	uint64_t last = w->slice_first + w->m->slice_entries;
 	uint64_t cluster = w->guest_off >> g->cluster_bits;
@@ -181,7 +183,7 @@ static void take_repeats(struct walk *w, uint64_t raw)
 	p = w->slice.bytes + (cluster - w->slice_first) * g->l2_entry_len;
 	for (; cluster < last && w->guest_off < w->end; cluster++, p += LAYOUT_L2_ENTRY_LEN) {
 		expect += step;
-		if ((load_be64(p) & mask) != expect)
+		if ((load_be64_acquire(p) & mask) != expect)
 			return;
 		len = min_u64(g->cluster_size, w->end - w->guest_off);
 		w->run->len_bytes += len;
@@ -190,7 +192,7 @@ static void take_repeats(struct walk *w, uint64_t raw)
 }
 
 /* The entries of one slice; *more is false when the run ends in it. */
-static int walk_slice(struct walk *w, bool *more, struct qcow2_error *err)
+static int walk_entries(struct walk *w, bool *more, struct qcow2_error *err)
 {
 	const struct format_geometry *g = &w->m->geometry;
 	uint64_t last = w->slice_first + w->m->slice_entries;
@@ -213,6 +215,28 @@ static int walk_slice(struct walk *w, bool *more, struct qcow2_error *err)
 	}
 	*more = true;
 	return 0;
+}
+
+/* walk_entries on a slice that doesn't change meanwhile. */
+static int walk_slice(struct walk *w, bool *more, struct qcow2_error *err)
+{
+	const struct disk_run run = *w->run;
+	const uint64_t guest_off = w->guest_off;
+	struct qcow2_error *say = NULL;
+	uint32_t seq;
+	int ret;
+
+	do {
+		*w->run = run;
+		w->guest_off = guest_off;
+		seq = meta_slice_begin(&w->slice);
+		ret = walk_entries(w, more, say);
+		if (meta_slice_changed(&w->slice, seq))
+			continue;
+		if (ret == 0 || say == err)
+			return ret;
+		say = err; /* it stands: once more for the sentence */
+	} while (true);
 }
 
 /* What one L1 entry, or the rest of one, says. */
@@ -245,21 +269,32 @@ static int walk_table(struct walk *w, bool *more, struct qcow2_error *err)
 	return walk_slice(w, more, err);
 }
 
-int meta_map(const struct meta *m, uint64_t guest_off, uint64_t len_bytes, struct disk_run *run,
-	     struct qcow2_error *err)
+static int map(struct walk *w, struct qcow2_error *err)
 {
-	struct walk w = {
-		.m = m,
-		.guest_off = guest_off,
-		.end = guest_off + min_u64(len_bytes, m->size_bytes - guest_off),
-		.run = run,
-	};
 	bool more = true;
 	int ret = 0;
 
-	*run = (struct disk_run){0};
-	while (ret == 0 && more && w.guest_off < w.end)
-		ret = walk_table(&w, &more, err);
-	drop_slice(&w);
+	w->end = w->guest_off + min_u64(w->end, w->m->size_bytes - w->guest_off);
+	*w->run = (struct disk_run){0};
+	while (ret == 0 && more && w->guest_off < w->end)
+		ret = walk_table(w, &more, err);
+	drop_slice(w);
 	return ret;
+}
+
+int meta_map(const struct meta *m, uint64_t guest_off, uint64_t len_bytes, struct disk_run *run,
+	     struct qcow2_error *err)
+{
+	struct walk w = {.m = m, .guest_off = guest_off, .end = len_bytes, .run = run};
+
+	return map(&w, err);
+}
+
+int meta_map_for_writing(const struct meta *m, uint64_t guest_off, uint64_t len_bytes,
+			 struct disk_run *run, struct qcow2_error *err)
+{
+	struct walk w = {
+		.m = m, .guest_off = guest_off, .end = len_bytes, .run = run, .for_writing = true};
+
+	return map(&w, err);
 }

@@ -3,8 +3,9 @@
  * One qcow2 image's metadata in memory: the header, one L1 table (the active one or a snapshot's)
  * and the L2 tables behind it.
  *
- * All of struct meta is immutable between open and close, but for the slice cache, which has rules
- * of its own (cache.h); so any number of threads may map at once. It doesn't look at other images.
+ * Of an image that is only read all of struct meta is immutable between open and close, but for the
+ * slice cache, which has rules of its own (cache.h); so any number of threads may map at once. What
+ * changes when the image does, and how, is in engine.h. It doesn't look at other images.
  */
 #ifndef META_META_H
 #define META_META_H
@@ -15,6 +16,8 @@
 #include "format/snapshot_rec.h"
 #include "meta/cache.h"
 
+struct meta_engine;
+
 struct meta {
 	struct qcow2_storage file; /* borrowed */
 	struct qcow2_storage
@@ -24,13 +27,20 @@ struct meta {
 	struct format_geometry geometry;
 	unsigned tolerated; /* FORMAT_HEADER_ALLOW_*: what was wrong and let pass */
 
-	uint64_t size_bytes;	/* of the disk that the L1 below maps */
-	uint64_t *l1;		/* entries as stored, host byte order */
-	uint32_t l1_entries;	/* in memory; what lies past them is zero */
-	uint32_t l1_missing;	/* that it should have, but the file ends before them */
-	struct meta_cache *l2;	/* NULL until meta_load_l1 */
-	uint32_t slice_entries; /* L2 entries in a slice */
+	uint64_t size_bytes;	    /* of the disk that the L1 below maps */
+	uint64_t *l1;		    /* entries as stored, host byte order; atomic if they change */
+	uint32_t l1_entries;	    /* in memory; what lies past them is zero */
+	uint32_t l1_missing;	    /* that it should have, but the file ends before them */
+	struct meta_cache *l2;	    /* NULL until meta_load_l1 */
+	uint32_t slice_entries;	    /* L2 entries in a slice */
+	struct meta_engine *engine; /* NULL: the image is only read */
 };
+
+/* An L1 entry as stored; 0 where the table has none. */
+static inline uint64_t meta_l1_get(const struct meta *m, uint64_t idx)
+{
+	return idx < m->l1_entries ? __atomic_load_n(&m->l1[idx], __ATOMIC_ACQUIRE) : 0;
+}
 
 /*
  * Reads and checks the header. allow: FORMAT_HEADER_ALLOW_*. On failure nothing needs a release.
@@ -39,9 +49,13 @@ struct meta {
 int meta_open(struct meta *m, struct qcow2_storage file, unsigned allow, struct qcow2_error *err);
 void meta_release(struct meta *m);
 
-/* Loads the active L1 table, or that of snap, and sets up the cache for the tables behind it. */
-int meta_load_l1(struct meta *m, const struct format_snapshot *snap, uint64_t cache_bytes,
-		 struct qcow2_error *err);
+/*
+ * Loads the active L1 table, or that of snap, and sets up the cache for the tables behind it.
+ * whole: all that the header tells of, for an image that is to be changed, not only what maps the
+ * disk.
+ */
+int meta_load_l1(struct meta *m, const struct format_snapshot *snap, bool whole,
+		 uint64_t cache_bytes, struct qcow2_error *err);
 
 /*
  * What backs the disk at guest_off, for at most len_bytes (at least 1, inside the disk): the
@@ -49,6 +63,10 @@ int meta_load_l1(struct meta *m, const struct format_snapshot *snap, uint64_t ca
  */
 int meta_map(const struct meta *m, uint64_t guest_off, uint64_t len_bytes, struct disk_run *run,
 	     struct qcow2_error *err);
+
+/* The same, but a run of data is all ours alone (run->copied) or not at all. */
+int meta_map_for_writing(const struct meta *m, uint64_t guest_off, uint64_t len_bytes,
+			 struct disk_run *run, struct qcow2_error *err);
 
 /*
  * Whether far fewer clusters take space on the host than are counted as used; disk_bytes is the

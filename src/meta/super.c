@@ -117,8 +117,8 @@ static int check_snapshot_l1(const struct meta *m, const struct format_snapshot 
  * A snapshot is read at the image's present size, as by others, or at its own if that is larger,
  * so that nothing of it is lost. What it has behind its own size is VM state, never disk.
  */
-static int choose_view(struct meta *m, const struct format_snapshot *snap, uint64_t *l1_off,
-		       uint32_t *entries, struct qcow2_error *err)
+static int choose_view(struct meta *m, const struct format_snapshot *snap, bool whole,
+		       uint64_t *l1_off, uint32_t *entries, struct qcow2_error *err)
 {
 	uint64_t size;
 	int ret;
@@ -126,6 +126,8 @@ static int choose_view(struct meta *m, const struct format_snapshot *snap, uint6
 	*l1_off = m->header.l1_off;
 	*entries = (uint32_t)min_u64(m->header.l1_entries,
 				     format_size_to_l1(&m->geometry, m->size_bytes));
+	if (whole)
+		*entries = m->header.l1_entries;
 	if (!snap)
 		return 0;
 	ret = check_snapshot_l1(m, snap, err);
@@ -143,18 +145,23 @@ static int choose_view(struct meta *m, const struct format_snapshot *snap, uint6
 	return 0;
 }
 
-/* What the L2 tables behind the L1 take, which have to lie in the file: more is never cached. */
-static uint64_t l2_bytes(const struct meta *m)
+/*
+ * What the L2 tables behind the L1 take, which have to lie in the file: more is never cached. If
+ * it is to be written they may all come into being.
+ */
+static uint64_t l2_bytes(const struct meta *m, bool whole)
 {
 	uint64_t ntables = 0;
 
+	if (whole)
+		return m->l1_entries * m->geometry.cluster_size;
 	for (uint32_t i = 0; i < m->l1_entries; i++)
 		ntables += m->l1[i] != 0;
 	return min_u64(ntables * m->geometry.cluster_size, m->file_size);
 }
 
-int meta_load_l1(struct meta *m, const struct format_snapshot *snap, uint64_t cache_bytes,
-		 struct qcow2_error *err)
+int meta_load_l1(struct meta *m, const struct format_snapshot *snap, bool whole,
+		 uint64_t cache_bytes, struct qcow2_error *err)
 {
 	uint32_t slice_len = (uint32_t)min_u64(SLICE_LEN_MAX, m->geometry.cluster_size);
 	cleanup_free uint8_t *bytes = NULL;
@@ -163,7 +170,7 @@ int meta_load_l1(struct meta *m, const struct format_snapshot *snap, uint64_t ca
 	size_t got;
 	int ret;
 
-	ret = choose_view(m, snap, &l1_off, &entries, err);
+	ret = choose_view(m, snap, whole, &l1_off, &entries, err);
 	if (ret < 0)
 		return ret;
 	ret = meta_read_table(m, l1_off, (uint64_t)entries * LAYOUT_L1_ENTRY_LEN, &bytes, &got,
@@ -172,13 +179,14 @@ int meta_load_l1(struct meta *m, const struct format_snapshot *snap, uint64_t ca
 		error_prefix(err, "can't read the L1 table");
 		return ret;
 	}
-	m->l1_entries = (uint32_t)(got / LAYOUT_L1_ENTRY_LEN);
-	m->l1_missing = entries - m->l1_entries;
-	m->l1 = mem_alloc(m->l1_entries, sizeof(*m->l1));
+	m->l1_missing = entries - (uint32_t)(got / LAYOUT_L1_ENTRY_LEN);
+	m->l1_entries = whole ? entries : entries - m->l1_missing;
+	m->l1 = mem_zalloc(m->l1_entries, sizeof(*m->l1));
 	if (!m->l1)
 		return error_errno(err, -ENOMEM, "can't read the L1 table");
-	for (uint32_t i = 0; i < m->l1_entries; i++)
+	for (uint32_t i = 0; i < entries - m->l1_missing; i++)
 		m->l1[i] = load_be64(bytes + (size_t)i * LAYOUT_L1_ENTRY_LEN);
 	m->slice_entries = slice_len / m->geometry.l2_entry_len;
-	return meta_cache_new(&m->l2, m->file, slice_len, min_u64(cache_bytes, l2_bytes(m)), err);
+	return meta_cache_new(&m->l2, m->file, slice_len, min_u64(cache_bytes, l2_bytes(m, whole)),
+			      err);
 }

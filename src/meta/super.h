@@ -9,8 +9,7 @@
  *
  * None of these flushes: what a header may point to when is for the caller to order. One call at a
  * time, and nobody reads the fields of m->header that it changes meanwhile. They change nothing
- * else of m: neither the geometry (so the bits for extended L2 entries and for the compression type
- * have to stay as they are), nor size_bytes, nor the L1 table in memory.
+ * else of m: neither the geometry, nor size_bytes, nor the L1 table in memory.
  */
 #ifndef META_SUPER_H
 #define META_SUPER_H

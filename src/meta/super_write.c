@@ -25,14 +25,6 @@ static int write_fields(struct meta *m, uint32_t off, uint32_t end, const uint8_
 	return ret;
 }
 
-/* Bits that say how what is there has to be read: no change of the header alone may touch them. */
-static bool is_same_format(const struct meta *m, uint64_t incompatible)
-{
-	const uint64_t fixed = LAYOUT_INCOMPAT_COMPRESSION | LAYOUT_INCOMPAT_EXTENDED_L2;
-
-	return ((m->header.incompatible ^ incompatible) & fixed) == 0;
-}
-
 static bool is_place(const struct meta *m, uint64_t host_off)
 {
 	return is_aligned(host_off, m->geometry.cluster_size);
@@ -117,7 +109,6 @@ int meta_super_write_incompatible(struct meta *m, uint64_t bits, struct qcow2_er
 				    "can't set the incompatible feature bits 0x%" PRIx64
 				    ": a header of version 2 has none",
 				    bits);
-	assert(is_same_format(m, bits));
 	store_be64(bytes, bits);
 	ret = write_fields(m, LAYOUT_OFF_INCOMPATIBLE, LAYOUT_OFF_INCOMPATIBLE + 8, bytes,
 			   "the incompatible feature bits", err);
@@ -151,7 +142,6 @@ int meta_super_rewrite(struct meta *m, uint64_t incompatible, uint64_t compatibl
 				 "can't rewrite the header: its bitmaps extension is bad and would"
 				 " be lost");
 	if (h.version >= 3) {
-		assert(is_same_format(m, incompatible));
 		h.incompatible = incompatible;
 		h.compatible = compatible;
 		h.autoclear = autoclear;

@@ -234,7 +234,7 @@ static void unknown_flags_are_refused(void **state)
 	(void)state;
 	image_tmp_make_raw("disk", MIB, 1);
 	expect_refused("disk", 1u << 20, NULL, -EINVAL, "0x100000");
-	expect_refused("disk", QCOW2_OPEN_WRITE, NULL, -ENOTSUP, "writing");
+	expect_refused("disk", QCOW2_OPEN_WRITE | QCOW2_OPEN_INFO, NULL, -EINVAL, "information");
 }
 
 /* ---- options of other versions ---- */

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+/* Opening for writing: what has to be true of an image before it is changed, and what is set up. */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "base/alloc.h"
+#include "check/check.h"
+#include "image/image.h"
+
+/* Only the image file may be changed by this, which is why it comes before anything is loaded. */
+int image_prepare_writing(struct qcow2_storage file, const char *path, struct qcow2_error *err)
+{
+	struct meta m;
+	uint64_t bits;
+	int ret = meta_open(&m, file, 0, err);
+
+	if (ret < 0)
+		return ret;
+	bits = m.header.version >= 3 ? m.header.incompatible : 0;
+	meta_release(&m);
+	if (bits & LAYOUT_INCOMPAT_CORRUPT)
+		return error_set(err, -EACCES,
+				 "\"%s\" is marked as corrupt: it can be read or repaired, but not "
+				 "written to",
+				 path);
+	if (!(bits & LAYOUT_INCOMPAT_DIRTY))
+		return 0;
+	return error_set(err, -ENOTSUP,
+			 "\"%s\" wasn't closed, and repairing its refcounts isn't supported yet",
+			 path);
+}
+
+static int start_engine(struct qcow2_image *image, const struct qcow2_open_options *options,
+			struct qcow2_error *err)
+{
+	struct meta *m = &image->qcow2->meta;
+	struct meta_engine_options o = {
+		.refcount_cache_bytes = options->refcount_cache_bytes,
+		.lazy_refcounts = options->lazy_refcounts,
+	};
+	struct meta_snapshots snapshots;
+	struct storage_file_stat st;
+	int ret;
+
+	o.device = storage_file_stat(m->file, &st, NULL) == 0 && st.is_block_device;
+	ret = meta_load_snapshots(m, &snapshots, err);
+	if (ret < 0)
+		return ret;
+	ret = meta_engine_new(m, &o, &snapshots, err);
+	meta_snapshots_release(&snapshots);
+	return ret;
+}
+
+int image_start_writing(struct qcow2_image *image, const struct qcow2_open_options *options,
+			struct qcow2_error *err)
+{
+	struct image_qcow2 *q = image->qcow2;
+	struct data_writer *w = mem_zalloc(1, sizeof(*w));
+	int ret;
+
+	if (!w)
+		return error_errno(err, -ENOMEM, "can't open \"%s\" for writing", image->path);
+	ret = start_engine(image, options, err);
+	if (ret < 0) {
+		mem_free(w);
+		error_prefix(err, "can't open \"%s\" for writing", image->path);
+		return ret;
+	}
+	w->m = &q->meta;
+	w->layers = &image->layers;
+	w->packed = q->packed;
+	w->has_backing = q->meta.header.backing_name != NULL;
+	w->discard = options->discard;
+	w->give_back = options->pass_discard != QCOW2_PASS_NONE;
+	data_ranges_init(&w->ranges);
+	q->writer = w;
+	return 0;
+}
+
+void image_stop_writing(struct image_qcow2 *q)
+{
+	if (!q->writer)
+		return;
+	data_ranges_release(&q->writer->ranges);
+	mem_free(q->writer);
+	meta_engine_free(&q->meta);
+}
+
+unsigned image_enter(const struct qcow2_image *image)
+{
+	return image->qcow2 && image->qcow2->writer
+		       ? meta_gate_enter(&image->qcow2->meta.engine->gate)
+		       : 0;
+}
+
+void image_leave(const struct qcow2_image *image, unsigned ticket)
+{
+	if (image->qcow2 && image->qcow2->writer)
+		meta_gate_leave(&image->qcow2->meta.engine->gate, ticket);
+}

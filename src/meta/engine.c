@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: MIT */
+/* Making an open image changeable, and the end of that. */
+#include "meta/engine.h"
+
+#include <errno.h>
+#include <inttypes.h>
+
+#include "base/alloc.h"
+#include "base/bytes.h"
+#include "base/num.h"
+#include "format/entry.h"
+
+#define REFCOUNT_CACHE_DEFAULT (4u * 1024 * 1024)
+#define SLICE_LEN_MAX 4096
+
+/* ---- where the metadata are ---- */
+
+static int guard_l2_tables(struct meta *m, struct qcow2_error *err)
+{
+	int ret = 0;
+
+	for (uint32_t i = 0; i < m->l1_entries && ret == 0; i++) {
+		struct format_l1_entry l1 = format_l1_decode(&m->geometry, m->l1[i]);
+
+		/* one that can't be used is found out when it is */
+		if (l1.l2_off != 0 && !(l1.faults & FORMAT_FAULT_FATAL))
+			ret = meta_guard_add(&m->engine->guard, META_REGION_L2, l1.l2_off,
+					     m->geometry.cluster_size, err);
+	}
+	return ret;
+}
+
+static int guard_refblocks(struct meta *m, struct qcow2_error *err)
+{
+	const struct meta_reftable *t = atomic_load(&m->engine->reftable);
+	int ret = 0;
+
+	for (uint32_t i = 0; i < t->entries && ret == 0; i++) {
+		struct format_reftable_entry e =
+			format_reftable_decode(&m->geometry, t->refblock_off[i]);
+
+		if (e.refblock_off != 0 && !(e.faults & FORMAT_FAULT_UNALIGNED))
+			ret = meta_guard_add(&m->engine->guard, META_REGION_REFBLOCK,
+					     e.refblock_off, m->geometry.cluster_size, err);
+	}
+	return ret;
+}
+
+static int guard_snapshots(struct meta *m, const struct meta_snapshots *s, struct qcow2_error *err)
+{
+	struct meta_guard *g = &m->engine->guard;
+	uint64_t end;
+	int ret = 0;
+
+	if (s->count == 0)
+		return 0;
+	end = s->host_off[s->count - 1] + format_snapshot_encoded_len(&s->list[s->count - 1]);
+	ret = meta_guard_add(g, META_REGION_SNAPSHOTS, m->header.snapshots_off,
+			     end - m->header.snapshots_off, err);
+	for (size_t i = 0; i < s->count && ret == 0; i++) {
+		const struct format_snapshot *snap = &s->list[i];
+
+		if (snap->l1_entries != 0)
+			ret = meta_guard_add(g, META_REGION_INACTIVE_L1, snap->l1_off,
+					     (uint64_t)snap->l1_entries * LAYOUT_L1_ENTRY_LEN, err);
+	}
+	return ret;
+}
+
+static int guard_ranges(struct meta *m, struct qcow2_error *err)
+{
+	const struct format_header *h = &m->header;
+	struct meta_guard *g = &m->engine->guard;
+	const uint64_t cs = m->geometry.cluster_size;
+	int ret = meta_guard_add(g, META_REGION_HEADER, 0, cs, err);
+
+	if (ret == 0 && h->l1_entries != 0)
+		ret = meta_guard_add(g, META_REGION_L1, h->l1_off,
+				     (uint64_t)h->l1_entries * LAYOUT_L1_ENTRY_LEN, err);
+	if (ret == 0)
+		ret = meta_guard_add(g, META_REGION_REFTABLE, h->reftable_off,
+				     h->reftable_clusters * cs, err);
+	if (ret == 0 && h->ext.has_bitmaps && (h->autoclear & LAYOUT_AUTOCLEAR_BITMAPS))
+		ret = meta_guard_add(g, META_REGION_BITMAPS, h->ext.bitmaps.directory_off,
+				     h->ext.bitmaps.directory_size, err);
+	return ret;
+}
+
+static int set_guard(struct meta *m, const struct meta_snapshots *snapshots,
+		     struct qcow2_error *err)
+{
+	int ret = guard_ranges(m, err);
+
+	if (ret == 0)
+		ret = guard_l2_tables(m, err);
+	if (ret == 0)
+		ret = guard_refblocks(m, err);
+	return ret == 0 ? guard_snapshots(m, snapshots, err) : ret;
+}
+
+/* ---- starting ---- */
+
+static int load_reftable(struct meta *m, struct qcow2_error *err)
+{
+	uint64_t len = m->header.reftable_clusters * m->geometry.cluster_size;
+	cleanup_free uint8_t *bytes = NULL;
+	struct meta_reftable *t;
+	size_t got;
+	int ret = meta_read_table(m, m->header.reftable_off, len, &bytes, &got, err);
+
+	if (ret < 0)
+		return ret;
+	t = mem_zalloc(1, sizeof(*t) + (size_t)len);
+	if (!t)
+		return error_errno(err, -ENOMEM, "can't read the refcount table");
+	t->entries = (uint32_t)(len / LAYOUT_REFTABLE_ENTRY_LEN);
+	for (size_t i = 0; i < got / LAYOUT_REFTABLE_ENTRY_LEN; i++)
+		t->refblock_off[i] = load_be64(bytes + i * LAYOUT_REFTABLE_ENTRY_LEN);
+	atomic_store(&m->engine->reftable, t);
+	return 0;
+}
+
+/* A table without a block would have the first allocation land on the header. */
+static int check_counts_itself(struct meta *m, struct qcow2_error *err)
+{
+	uint64_t count;
+	int ret = meta_refs_get(m, 0, &count, err);
+
+	if (ret < 0 || count > 0)
+		return ret;
+	return error_set(err, -EUCLEAN,
+			 "the header's own cluster isn't counted as used: the refcounts are "
+			 "damaged, and the image has to be repaired before it is written to");
+}
+
+static int make_room(void *opaque, struct qcow2_error *err)
+{
+	struct meta *m = opaque;
+
+	return meta_commit(m, false, err);
+}
+
+static int new_caches(struct meta *m, uint64_t limit, struct qcow2_error *err)
+{
+	uint32_t slice_len = (uint32_t)min_u64(SLICE_LEN_MAX, m->geometry.cluster_size);
+	int ret = meta_cache_new(&m->engine->refs, m->file, slice_len,
+				 limit ? limit : REFCOUNT_CACHE_DEFAULT, err);
+
+	if (ret < 0)
+		return ret;
+	meta_cache_allow_changes(m->l2, make_room, m);
+	meta_cache_allow_changes(m->engine->refs, make_room, m);
+	return 0;
+}
+
+/* Rule 9. */
+static int clear_autoclear(struct meta *m, struct qcow2_error *err)
+{
+	struct format_header *h = &m->header;
+	uint64_t keep = h->autoclear & LAYOUT_AUTOCLEAR_DATA_FILE_RAW;
+	int ret;
+
+	if (h->version < 3 || h->autoclear == keep)
+		return 0;
+	ret = meta_super_rewrite(m, h->incompatible, h->compatible, keep, err);
+	if (ret == 0 && !META_BROKEN(9))
+		ret = storage_flush(m->file, err);
+	return ret;
+}
+
+static int init_order(struct meta *m, struct qcow2_error *err)
+{
+	struct meta_order *o = &m->engine->order;
+	uint64_t sectors = div_ceil(m->l1_entries, LAYOUT_SECTOR / LAYOUT_L1_ENTRY_LEN);
+
+	pthread_mutex_init(&o->lock, NULL);
+	meta_slot_init(&o->commit);
+	meta_slot_init(&o->reaping);
+	o->l1_dirty = mem_zalloc(div_ceil(sectors, 64), sizeof(*o->l1_dirty));
+	return o->l1_dirty ? 0 : error_errno(err, -ENOMEM, "can't open the image for writing");
+}
+
+static void init_slots(struct meta_engine *e)
+{
+	meta_slot_init(&e->growing);
+	meta_slot_init(&e->l1_slot);
+	meta_slot_init(&e->packing);
+}
+
+static int start(struct meta *m, const struct meta_engine_options *o,
+		 const struct meta_snapshots *snapshots, struct qcow2_error *err)
+{
+	struct meta_engine *e = m->engine;
+	int ret = init_order(m, err);
+
+	if (ret == 0)
+		ret = meta_guard_init(&e->guard, m->geometry.cluster_bits, err);
+	if (ret == 0)
+		ret = load_reftable(m, err);
+	if (ret == 0)
+		ret = new_caches(m, o->refcount_cache_bytes, err);
+	if (ret == 0)
+		ret = set_guard(m, snapshots, err);
+	if (ret == 0)
+		ret = check_counts_itself(m, err);
+	return ret == 0 ? clear_autoclear(m, err) : ret;
+}
+
+int meta_engine_new(struct meta *m, const struct meta_engine_options *o,
+		    const struct meta_snapshots *snapshots, struct qcow2_error *err)
+{
+	struct meta_engine *e = mem_zalloc(1, sizeof(*e));
+	bool recorded = m->header.compatible & LAYOUT_COMPAT_LAZY_REFCOUNTS;
+	int ret;
+
+	if (!e)
+		return error_errno(err, -ENOMEM, "can't open the image for writing");
+	e->lazy = o->lazy_refcounts == QCOW2_ON ||
+		  (o->lazy_refcounts == QCOW2_AS_RECORDED && recorded);
+	e->device = o->device;
+	if (e->lazy && m->header.version < 3) {
+		mem_free(e);
+		return error_set(err, -EINVAL, "lazy refcounts need version 3 of the format");
+	}
+	m->engine = e;
+	atomic_init(&e->dirty_bit, m->header.incompatible & LAYOUT_INCOMPAT_DIRTY);
+	ret = meta_gate_init(&e->gate, err);
+	if (ret == 0)
+		ret = meta_alloc_init(m, err);
+	if (ret < 0) {
+		mem_free(e);
+		m->engine = NULL;
+		return ret;
+	}
+	init_slots(e);
+	ret = start(m, o, snapshots, err);
+	if (ret < 0)
+		meta_engine_free(m);
+	return ret;
+}
+
+/* ---- ending ---- */
+
+/* Cuts off what is free at the end of the file, if something became free. */
+static int shrink_file(struct meta *m, struct qcow2_error *err)
+{
+	uint64_t size, behind;
+	int ret;
+
+	if (m->engine->device || !atomic_load(&m->engine->ever_freed))
+		return 0;
+	ret = storage_size(m->file, &size, err);
+	if (ret == 0)
+		ret = meta_alloc_last_used(m, div_ceil(size, m->geometry.cluster_size), &behind,
+					   err);
+	if (ret < 0 || meta_off_of(m, behind) >= size)
+		return ret;
+	return storage_truncate(m->file, meta_off_of(m, behind), err);
+}
+
+static int clear_dirty_bit(struct meta *m, struct qcow2_error *err)
+{
+	const struct format_header *h = &m->header;
+	int ret;
+
+	if (!atomic_load(&m->engine->dirty_bit))
+		return 0;
+	ret = meta_super_rewrite(m, h->incompatible & ~LAYOUT_INCOMPAT_DIRTY, h->compatible,
+				 h->autoclear, err);
+	if (ret == 0)
+		ret = meta_barrier(m, err);
+	if (ret == 0)
+		atomic_store(&m->engine->dirty_bit, false);
+	return ret;
+}
+
+int meta_engine_finish(struct meta *m, struct qcow2_error *err)
+{
+	int ret = meta_commit_counts(m, err);
+
+	if (ret < 0)
+		return ret;
+	meta_reap(m, true);
+	if (meta_cache_ndirty(m->engine->refs) > 0)
+		ret = meta_commit_counts(m, err);
+	if (ret == 0)
+		ret = clear_dirty_bit(m, err);
+	/* a file that is too long is no reason to fail */
+	if (ret == 0)
+		(void)shrink_file(m, NULL);
+	return ret;
+}
+
+static void free_reftables(struct meta_engine *e)
+{
+	struct meta_reftable *t = atomic_load(&e->reftable);
+
+	while (t) {
+		struct meta_reftable *older = t->older;
+
+		mem_free(t);
+		t = older;
+	}
+}
+
+void meta_engine_free(struct meta *m)
+{
+	struct meta_engine *e = m->engine;
+
+	if (!e)
+		return;
+	meta_cache_free(e->refs);
+	free_reftables(e);
+	meta_alloc_release(&e->alloc);
+	meta_guard_release(&e->guard);
+	meta_gate_release(&e->gate);
+	meta_slot_release(&e->order.commit);
+	meta_slot_release(&e->order.reaping);
+	meta_slot_release(&e->growing);
+	meta_slot_release(&e->l1_slot);
+	meta_slot_release(&e->packing);
+	pthread_mutex_destroy(&e->order.lock);
+	mem_free(e->order.l1_dirty);
+	mem_free(e->order.dropped.list);
+	mem_free(e->order.graves.list);
+	mem_free(e);
+	m->engine = NULL;
+}

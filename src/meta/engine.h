@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The metadata of an image that is open for writing. The rules that are cited by number are those
+ * of docs/ordering.md; who waits for whom is in docs/threads.md.
+ *
+ * Clusters are counted by index (host offset >> cluster_bits). A cluster is free, or in use: its
+ * count isn't 0, or somebody has just taken it, or it waits to be given away (rules 3 and 4).
+ */
+#ifndef META_ENGINE_H
+#define META_ENGINE_H
+
+#include <pthread.h>
+
+#include "meta/gate.h"
+#include "meta/guard.h"
+#include "meta/meta.h"
+#include "meta/super.h"
+
+/* Something that one thread does at a time while others wait; no lock, I/O goes on meanwhile. */
+struct meta_slot {
+	pthread_mutex_t lock;
+	pthread_cond_t freed;
+	bool taken;
+};
+
+void meta_slot_init(struct meta_slot *s);
+void meta_slot_release(struct meta_slot *s);
+void meta_slot_take(struct meta_slot *s);
+void meta_slot_leave(struct meta_slot *s);
+
+/* ---- which clusters are free (alloc.c) ---- */
+
+#define META_PAGE_CLUSTERS 4096
+
+struct meta_alloc_page {
+	uint64_t used[META_PAGE_CLUSTERS / 64]; /* bit: the cluster is in use */
+};
+
+struct meta_alloc {
+	pthread_mutex_t lock;
+	/* guarded by lock */
+	struct meta_alloc_page **pages; /* NULL: not looked at yet */
+	size_t npages;
+	uint64_t hint;	     /* where the next search begins, as QEMU's (section 10.1) */
+	uint64_t fresh_from; /* clusters from here on read as zeros; never handed out before */
+};
+
+/* Clusters that lie together. */
+struct meta_run {
+	uint64_t first;
+	uint64_t nclusters;
+	bool fresh; /* reads as zeros: beyond the end of all that was ever in the file */
+};
+
+int meta_alloc_init(struct meta *m, struct qcow2_error *err);
+void meta_alloc_release(struct meta_alloc *a);
+/* Marks n free clusters in one piece as in use, ending at or below host offset limit: -EFBIG. */
+int meta_alloc_find(struct meta *m, uint64_t n, uint64_t limit_off, struct meta_run *run,
+		    struct qcow2_error *err);
+/* As many of the n clusters from first on as are free; run->nclusters may be 0. */
+int meta_alloc_find_at(struct meta *m, uint64_t first, uint64_t n, struct meta_run *run,
+		       struct qcow2_error *err);
+/* They are free: the next search begins no later than there. */
+void meta_alloc_give_back(struct meta *m, uint64_t first, uint64_t n);
+/* Marks clusters behind all that is in use; none of them is known to be used. */
+int meta_alloc_mark(struct meta *m, uint64_t first, uint64_t n, struct qcow2_error *err);
+/* The cluster behind all that was ever handed out or is in the file. */
+uint64_t meta_alloc_end(struct meta *m);
+/* Behind the last cluster in use below end. */
+int meta_alloc_last_used(struct meta *m, uint64_t end, uint64_t *behind, struct qcow2_error *err);
+
+/* ---- refcounts (refcount.c, refgrow.c) ---- */
+
+/* The refcount table in memory; replaced as a whole when it moves. */
+struct meta_reftable {
+	uint32_t entries;
+	struct meta_reftable *older; /* kept for those who still look at it */
+	uint64_t refblock_off[];     /* atomic; as stored */
+};
+
+int meta_refs_get(struct meta *m, uint64_t cluster, uint64_t *count, struct qcow2_error *err);
+/* Sets a bit, from bit at of bits on, for each of n clusters of one refcount block that is counted.
+ */
+int meta_refs_used(struct meta *m, uint64_t first, uint64_t n, uint64_t *bits, unsigned at,
+		   struct qcow2_error *err);
+/*
+ * One more reference to each of n clusters, with refcount blocks made where there are none; all or
+ * nothing. -ERANGE: a count is at the maximum of its width.
+ */
+int meta_refs_raise(struct meta *m, uint64_t first, uint64_t n, struct qcow2_error *err);
+/* One less. Calls zero (if not NULL) for runs of clusters whose count became 0. */
+int meta_refs_lower(struct meta *m, uint64_t first, uint64_t n,
+		    void (*zero)(struct meta *m, uint64_t first, uint64_t n, void *opaque),
+		    void *opaque, struct qcow2_error *err);
+/* Makes the refcount block of table index idx, while the slot `growing` isn't held by the caller.
+ */
+int meta_refs_grow(struct meta *m, uint64_t idx, struct qcow2_error *err);
+/* The block's offset; 0: there is none. -EUCLEAN: the entry can't be used. */
+int meta_refblock_off(struct meta *m, uint64_t idx, uint64_t *off, struct qcow2_error *err);
+
+/* ---- taking and giving clusters (clusters.c) ---- */
+
+/* Finds clusters and counts them once: they are the caller's, and nothing points to them. */
+int meta_take(struct meta *m, uint64_t n, uint64_t limit_off, struct meta_run *run,
+	      struct qcow2_error *err);
+int meta_take_at(struct meta *m, uint64_t first, uint64_t n, struct meta_run *run,
+		 struct qcow2_error *err);
+/* Takes that back; nothing ever pointed to them. */
+void meta_untake(struct meta *m, const struct meta_run *run);
+/*
+ * The map in memory has stopped pointing to n clusters: rules 3 and 4. give_back: their space is
+ * given back to the host.
+ */
+void meta_drop(struct meta *m, uint64_t first, uint64_t n, bool give_back);
+/* Space for len compressed bytes (at most a cluster), beside others: section 8.3. */
+int meta_take_packed(struct meta *m, uint64_t len, uint64_t *host_off, struct qcow2_error *err);
+/* Takes that back. */
+void meta_untake_packed(struct meta *m, uint64_t host_off, uint64_t len);
+
+/* ---- tables (tables_write.c) ---- */
+
+struct meta_entry {
+	uint64_t raw;
+	uint64_t bitmap; /* extended L2 */
+};
+
+/*
+ * The L2 entries from guest_off on, up to the end of a slice or max: *n. Where there is no table
+ * they are 0.
+ */
+int meta_entries_get(struct meta *m, uint64_t guest_off, struct meta_entry *e, unsigned max,
+		     unsigned *n, struct qcow2_error *err);
+/* Sees to it that the L2 table of guest_off is there and ours alone. */
+int meta_table_ensure(struct meta *m, uint64_t guest_off, struct qcow2_error *err);
+/*
+ * Sets n entries, which lie in one slice of a table that was ensured. depends: they point to what
+ * has to be durable before them (rules 1, 2).
+ */
+int meta_entries_set(struct meta *m, uint64_t guest_off, const struct meta_entry *e, unsigned n,
+		     bool depends, struct qcow2_error *err);
+void meta_l1_set(struct meta *m, uint64_t idx, uint64_t raw, bool depends);
+
+/* ---- the order in which it reaches the file (order.c) ---- */
+
+struct meta_freed {
+	uint64_t first, nclusters;
+	uint64_t mark; /* of the gate; valid in the graveyard */
+	bool give_back;
+};
+
+struct meta_freed_list {
+	struct meta_freed *list;
+	size_t head; /* what is before it is done */
+	size_t count, cap;
+};
+
+/* Makes room for n more behind count. */
+int meta_freed_reserve(struct meta_freed_list *f, size_t n);
+
+struct meta_order {
+	struct meta_slot commit;
+	struct meta_slot reaping;
+	_Atomic uint64_t depends; /* counts changes that have to wait for data or counts */
+	uint64_t depends_done;	  /* owned by the commit: what an earlier one has covered */
+	_Atomic int failed;	  /* negative errno: rule 12, or the image is corrupt */
+	pthread_mutex_t lock;
+	/* guarded by lock */
+	uint64_t *l1_dirty;		/* a bit a sector of the L1 table */
+	struct meta_freed_list dropped; /* since the last commit began */
+	struct meta_freed_list graves;	/* their tables are durable */
+	uint64_t started, done;		/* commits with barrier two; for who shares one */
+	struct qcow2_error why;		/* with failed */
+};
+
+/*
+ * Writes what is dirty in the order of the rules. durable: with a barrier at the end, which makes
+ * everything durable that was done before the call. Not from inside a change: see docs/threads.md.
+ */
+int meta_commit(struct meta *m, bool durable, struct qcow2_error *err);
+/* The same, durable, with the refcounts even where they could wait. */
+int meta_commit_counts(struct meta *m, struct qcow2_error *err);
+/* Gives away what has waited long enough. all: the gate is closed, so that everything has. */
+void meta_reap(struct meta *m, bool all);
+/* Commits if a lot is waiting to be given away. */
+int meta_relieve(struct meta *m, struct qcow2_error *err);
+/* 0, or why nothing may be changed any more. */
+int meta_check_sound(struct meta *m, struct qcow2_error *err);
+/* Nothing is changed from now on, for the reason in why. */
+void meta_fail(struct meta *m, const struct qcow2_error *why);
+/* A flush of the data file and the image file; the image has failed if it fails (rule 12). */
+int meta_barrier(struct meta *m, struct qcow2_error *err);
+/*
+ * Nobody may write [host_off, +len) but as a region of kind own: rule 13. A hit marks the image
+ * corrupt: -EUCLEAN.
+ */
+int meta_guard_check(struct meta *m, uint64_t host_off, uint64_t len_bytes, enum meta_region own,
+		     struct qcow2_error *err);
+/*
+ * Refuses further changes for what err says, and sets the bit (version 3). Returns -EUCLEAN. Not
+ * while the caller commits.
+ */
+int meta_mark_corrupt(struct meta *m, struct qcow2_error *err);
+
+/* ---- as a whole (engine.c) ---- */
+
+struct meta_engine_options {
+	uint64_t refcount_cache_bytes;
+	unsigned lazy_refcounts; /* QCOW2_AS_RECORDED, _ON, _OFF */
+	bool device; /* the file is a block device: nothing of it reads as zeros by itself */
+};
+
+struct meta_engine {
+	bool lazy; /* immutable */
+	bool device;
+	struct meta_gate gate;
+	struct meta_guard guard;
+	struct meta_cache *refs;
+	struct meta_alloc alloc;
+	struct meta_order order;
+	struct meta_slot growing;
+	struct meta_slot l1_slot; /* guards the list of L1 entries whose table is being made */
+	_Atomic(struct meta_reftable *) reftable;
+	struct meta_slot packing;
+	uint64_t packed_off;	/* where the next compressed bytes may go; 0: nowhere yet. Owned by
+				   who has packing */
+	_Atomic bool dirty_bit; /* set on disk */
+	_Atomic bool ever_freed;
+};
+
+/*
+ * Makes the image changeable: loads the refcount table, looks where its metadata are, clears
+ * autoclear bits (rule 9). The header, the L1 table and the snapshots have been loaded. On failure
+ * nothing is left to do.
+ */
+int meta_engine_new(struct meta *m, const struct meta_engine_options *o,
+		    const struct meta_snapshots *snapshots, struct qcow2_error *err);
+/* The last commit; cuts free space off the file; clears the dirty bit. The gate is closed. */
+int meta_engine_finish(struct meta *m, struct qcow2_error *err);
+void meta_engine_free(struct meta *m);
+
+static inline uint64_t meta_cluster_of(const struct meta *m, uint64_t host_off)
+{
+	return host_off >> m->geometry.cluster_bits;
+}
+
+static inline uint64_t meta_off_of(const struct meta *m, uint64_t cluster)
+{
+	return cluster << m->geometry.cluster_bits;
+}
+
+/* For mutation tests: whether rule n is broken on purpose in this build. */
+#ifdef QCOW2_BREAK_RULE
+#define META_BROKEN(n) ((n) == QCOW2_BREAK_RULE)
+#else
+#define META_BROKEN(n) false
+#endif
+
+#endif

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Refcounts, in slices of refcount blocks in a cache of their own. They are read and changed under
+ * the cache's lock, slice by slice; a change of many is checked slice by slice before it is made,
+ * and what was made of one that fails is taken back.
+ */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "base/num.h"
+#include "format/entry.h"
+#include "format/refbits.h"
+#include "meta/engine.h"
+
+/* Neighbouring counts that lie in one slice. */
+struct piece {
+	struct meta_slice slice;
+	uint64_t idx; /* of the first, in the slice */
+	uint64_t n;
+};
+
+int meta_refblock_off(struct meta *m, uint64_t idx, uint64_t *off, struct qcow2_error *err)
+{
+	const struct meta_reftable *t = atomic_load(&m->engine->reftable);
+	struct format_reftable_entry e;
+	uint64_t raw = 0;
+
+	if (idx < t->entries)
+		raw = __atomic_load_n(&t->refblock_off[idx], __ATOMIC_ACQUIRE);
+	e = format_reftable_decode(&m->geometry, raw);
+	*off = e.refblock_off;
+	if (!(e.faults & FORMAT_FAULT_UNALIGNED))
+		return 0;
+	error_set_at(err, -EUCLEAN, QCOW2_NO_OFFSET, e.refblock_off,
+		     "refcount table entry %" PRIu64 " points to 0x%" PRIx64
+		     ", which isn't a cluster's start",
+		     idx, e.refblock_off);
+	return meta_mark_corrupt(m, err);
+}
+
+static uint64_t entries_per_slice(const struct meta *m)
+{
+	return (uint64_t)min_u64(4096, m->geometry.cluster_size) * 8 >> m->geometry.refcount_order;
+}
+
+/* Pins the slice with the count of the cluster first; p->n is at most n. */
+static int get_piece(struct meta *m, uint64_t first, uint64_t n, struct piece *p,
+		     struct qcow2_error *err)
+{
+	const uint64_t per_slice = entries_per_slice(m);
+	uint64_t in_block = first & (m->geometry.refblock_entries - 1);
+	uint64_t slice_off, block_off;
+	int ret = meta_refblock_off(m, first >> m->geometry.refblock_bits, &block_off, err);
+
+	if (ret < 0)
+		return ret;
+	if (block_off == 0) {
+		error_set_at(err, -EUCLEAN, QCOW2_NO_OFFSET, meta_off_of(m, first),
+			     "the cluster at 0x%" PRIx64
+			     " is in use, but no refcount block counts it",
+			     meta_off_of(m, first));
+		return meta_mark_corrupt(m, err);
+	}
+	p->idx = in_block & (per_slice - 1);
+	p->n = min_u64(n, per_slice - p->idx);
+	slice_off = (in_block - p->idx) << m->geometry.refcount_order >> 3;
+	ret = meta_cache_get(m->engine->refs, block_off + slice_off, &p->slice, err);
+	if (ret < 0)
+		error_prefix(err, "can't read the refcount block at 0x%" PRIx64, block_off);
+	return ret;
+}
+
+int meta_refs_get(struct meta *m, uint64_t cluster, uint64_t *count, struct qcow2_error *err)
+{
+	struct meta_cache *c = m->engine->refs;
+	struct piece p;
+	uint64_t off;
+	int ret = meta_refblock_off(m, cluster >> m->geometry.refblock_bits, &off, err);
+
+	*count = 0;
+	if (ret < 0 || off == 0)
+		return ret;
+	ret = get_piece(m, cluster, 1, &p, err);
+	if (ret < 0)
+		return ret;
+	meta_cache_lock(c);
+	*count = format_refcount_get(p.slice.bytes, m->geometry.refcount_order, p.idx);
+	meta_cache_unlock(c);
+	meta_cache_put(c, &p.slice);
+	return 0;
+}
+
+int meta_refs_used(struct meta *m, uint64_t first, uint64_t n, uint64_t *bits, unsigned at,
+		   struct qcow2_error *err)
+{
+	const uint32_t order = m->geometry.refcount_order;
+	struct meta_cache *c = m->engine->refs;
+	struct piece p;
+	int ret;
+
+	for (; n > 0; first += p.n, n -= p.n) {
+		ret = get_piece(m, first, n, &p, err);
+		if (ret < 0)
+			return ret;
+		meta_cache_lock(c);
+		for (uint64_t i = 0; i < p.n; i++, at++) {
+			if (format_refcount_get(p.slice.bytes, order, p.idx + i) != 0)
+				bits[at / 64] |= 1ull << (at % 64);
+		}
+		meta_cache_unlock(c);
+		meta_cache_put(c, &p.slice);
+	}
+	return 0;
+}
+
+/* The first count in the piece that can't be changed so: its place in it, or p->n. */
+static uint64_t find_bound(const struct meta *m, const struct piece *p, uint64_t bound)
+{
+	uint64_t i = 0;
+
+	while (i < p->n &&
+	       format_refcount_get(p->slice.bytes, m->geometry.refcount_order, p->idx + i) != bound)
+		i++;
+	return i;
+}
+
+static void add_to_piece(const struct meta *m, uint8_t *bytes, const struct piece *p, uint64_t add)
+{
+	const uint32_t order = m->geometry.refcount_order;
+
+	for (uint64_t i = p->idx; i < p->idx + p->n; i++)
+		format_refcount_set(bytes, order, i, format_refcount_get(bytes, order, i) + add);
+}
+
+/* Adds 1 or -1 to the counts in a pinned piece; *stuck is the first that can't, or p->n. */
+static void change_piece(struct meta *m, const struct piece *p, bool raise, uint64_t *stuck)
+{
+	struct meta_cache *c = m->engine->refs;
+
+	meta_cache_lock(c);
+	*stuck = find_bound(m, p, raise ? m->geometry.refcount_max : 0);
+	if (*stuck == p->n) {
+		uint8_t *bytes = meta_cache_change_locked(c, &p->slice);
+
+		add_to_piece(m, bytes, p, raise ? 1 : UINT64_MAX);
+		meta_cache_changed_locked(c, &p->slice);
+	}
+	meta_cache_unlock(c);
+}
+
+static int no_more(const struct meta *m, uint64_t cluster, struct qcow2_error *err)
+{
+	return error_set_at(err, -ERANGE, QCOW2_NO_OFFSET, meta_off_of(m, cluster),
+			    "the cluster at 0x%" PRIx64 " has as many references (%" PRIu64
+			    ") as refcounts of this image can hold",
+			    meta_off_of(m, cluster), m->geometry.refcount_max);
+}
+
+static int none_left(struct meta *m, uint64_t cluster, struct qcow2_error *err)
+{
+	error_set_at(err, -EUCLEAN, QCOW2_NO_OFFSET, meta_off_of(m, cluster),
+		     "the cluster at 0x%" PRIx64
+		     " loses a reference, but its refcount is 0 already",
+		     meta_off_of(m, cluster));
+	return meta_mark_corrupt(m, err);
+}
+
+/* Sees to it that there is a block for the cluster's count. */
+static int need_block(struct meta *m, uint64_t cluster, struct qcow2_error *err)
+{
+	uint64_t idx = cluster >> m->geometry.refblock_bits;
+	uint64_t off;
+	int ret = meta_refblock_off(m, idx, &off, err);
+
+	return ret == 0 && off == 0 ? meta_refs_grow(m, idx, err) : ret;
+}
+
+int meta_refs_raise(struct meta *m, uint64_t first, uint64_t n, struct qcow2_error *err)
+{
+	uint64_t done = 0;
+	struct piece p;
+	uint64_t stuck;
+	int ret = 0;
+
+	for (; done < n; done += p.n) {
+		ret = need_block(m, first + done, err);
+		if (ret == 0)
+			ret = get_piece(m, first + done, n - done, &p, err);
+		if (ret < 0)
+			break;
+		change_piece(m, &p, true, &stuck);
+		meta_cache_put(m->engine->refs, &p.slice);
+		if (stuck < p.n) {
+			ret = no_more(m, first + done + stuck, err);
+			break;
+		}
+	}
+	if (ret < 0 && done > 0 && meta_refs_lower(m, first, done, NULL, NULL, NULL) < 0) {
+		struct qcow2_error why;
+
+		/* they would be handed out as free, with counts that say otherwise */
+		error_set(&why, ret, "refcounts that were raised couldn't be lowered again");
+		meta_fail(m, &why);
+	}
+	return ret;
+}
+
+/* Reports runs of counts that are 0 in a piece that was just lowered. */
+static void tell_zeros(struct meta *m, const struct piece *p, uint64_t first,
+		       void (*zero)(struct meta *m, uint64_t first, uint64_t n, void *opaque),
+		       void *opaque)
+{
+	const uint32_t order = m->geometry.refcount_order;
+	struct meta_cache *c = m->engine->refs;
+
+	for (uint64_t i = 0, run; i < p->n; i += run + 1) {
+		meta_cache_lock(c);
+		for (run = 0; i + run < p->n; run++) {
+			if (format_refcount_get(p->slice.bytes, order, p->idx + i + run) != 0)
+				break;
+		}
+		meta_cache_unlock(c);
+		if (run > 0)
+			zero(m, first + i, run, opaque);
+	}
+}
+
+int meta_refs_lower(struct meta *m, uint64_t first, uint64_t n,
+		    void (*zero)(struct meta *m, uint64_t first, uint64_t n, void *opaque),
+		    void *opaque, struct qcow2_error *err)
+{
+	struct piece p;
+	uint64_t stuck;
+	int ret;
+
+	for (uint64_t done = 0; done < n; done += p.n) {
+		ret = get_piece(m, first + done, n - done, &p, err);
+		if (ret < 0)
+			return ret;
+		change_piece(m, &p, false, &stuck);
+		if (stuck == p.n && zero)
+			tell_zeros(m, &p, first + done, zero, opaque);
+		meta_cache_put(m->engine->refs, &p.slice);
+		if (stuck < p.n)
+			return none_left(m, first + done + stuck, err);
+	}
+	return 0;
+}
