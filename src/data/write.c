@@ -149,12 +149,8 @@ static int write_in_place(struct data_chunk *c, unsigned idx, unsigned n, struct
 
 /* ---- places ---- */
 
-/*
- * Finds a place for up to p->n clusters: behind the cluster before them if that is free, else the
- * first that is large enough for all.
- */
-static int find_place(struct data_chunk *c, struct data_place *p, uint64_t behind,
-		      struct qcow2_error *err)
+int data_find_place(struct data_chunk *c, struct data_place *p, uint64_t behind,
+		    struct qcow2_error *err)
 {
 	struct meta *m = c->w->m;
 	struct meta_run run = {0};
@@ -176,7 +172,7 @@ static int find_place(struct data_chunk *c, struct data_place *p, uint64_t behin
 	return 0;
 }
 
-static void give_up_place(struct data_chunk *c, const struct data_place *p)
+void data_give_up_place(struct data_chunk *c, const struct data_place *p)
 {
 	struct meta *m = c->w->m;
 	struct meta_run run = {.first = meta_cluster_of(m, p->host_off), .nclusters = p->n};
@@ -194,12 +190,12 @@ static int write_to_places(struct data_chunk *c, unsigned idx, unsigned n, struc
 	while (n > 0 && ret == 0) {
 		struct data_place p = {.first = idx, .n = n};
 
-		ret = find_place(c, &p, *behind, err);
+		ret = data_find_place(c, &p, *behind, err);
 		if (ret < 0)
 			return ret;
 		ret = data_write_place(c, &p, cur, err);
 		if (ret < 0)
-			give_up_place(c, &p);
+			data_give_up_place(c, &p);
 		*behind = p.host_off + p.n * c->w->m->geometry.cluster_size;
 		idx += p.n;
 		n -= p.n;

@@ -85,6 +85,14 @@ struct data_place {
 };
 
 /*
+ * Finds a place for up to p->n clusters from p->first on: at host offset behind if that is free,
+ * else (or if that is 0) the first that is large enough for all.
+ */
+int data_find_place(struct data_chunk *c, struct data_place *p, uint64_t behind,
+		    struct qcow2_error *err);
+/* Nothing was mapped to it. */
+void data_give_up_place(struct data_chunk *c, const struct data_place *p);
+/*
  * Writes the piece's data that belong there, with what has to be filled in around them, and maps
  * them. cur stands at the first of these bytes and moves past them.
  */
@@ -103,6 +111,9 @@ int data_zero(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes, uns
 	      struct qcow2_error *err);
 int data_discard(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes,
 		 struct qcow2_error *err);
+/* Gives clusters that have none a place, with zeros in it; prealloc: QCOW2_PREALLOC_*. */
+int data_preallocate(struct data_writer *w, uint64_t guest_off, uint64_t end, unsigned prealloc,
+		     struct qcow2_error *err);
 /* Whole clusters: the map is as if they had never been written. For a disk that becomes smaller. */
 int data_forget(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes,
 		struct qcow2_error *err);

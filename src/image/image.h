@@ -56,6 +56,8 @@ struct qcow2_image {
 	bool placeless;		   /* path is only for messages: relative names can't be resolved */
 	const char *format;	   /* "raw", "qcow2" */
 	unsigned flags;		   /* QCOW2_OPEN_* */
+	unsigned discard;	   /* QCOW2_DISCARD_*, of a raw image */
+	atomic_int flush_failed;   /* negative errno: a raw image isn't changed any more */
 	struct disk *disk;	   /* owned */
 	struct image_qcow2 *qcow2; /* the same disk, if it is qcow2 */
 	struct qcow2_storage store;  /* borrowed from the disk: the image file */

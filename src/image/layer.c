@@ -312,6 +312,7 @@ int image_open_layer(struct qcow2_image **image, struct qcow2_storage store, con
 	}
 	pthread_mutex_init(&i->lock, NULL);
 	i->flags = options->flags;
+	i->discard = options->discard;
 	i->warn = options->warn;
 	i->opaque = options->opaque;
 	i->store = store;

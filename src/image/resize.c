@@ -54,17 +54,189 @@ static int raw_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned p
 	return ret;
 }
 
+/* ---- qcow2 ---- */
+
+/* Where the data below the top layer end; 0 without a backing file. */
+static uint64_t backing_end(const struct qcow2_image *image)
+{
+	return image->layers.count > 1 ? image->layers.disks[1]->size_bytes : 0;
+}
+
+static int check_qcow2(const struct qcow2_image *image, uint64_t size_bytes,
+		       struct qcow2_error *err)
+{
+	const struct meta *m = &image->qcow2->meta;
+	uint64_t max = format_max_size(&m->geometry);
+
+	if (size_bytes > max)
+		return error_set(err, -EFBIG,
+				 "%" PRIu64
+				 " bytes are more than an image with clusters of this size can "
+				 "have (%" PRIu64 ")",
+				 size_bytes, max);
+	if (m->header.version < 3 && m->header.nb_snapshots > 0)
+		return error_set(err, -ENOTSUP,
+				 "a version 2 image with snapshots doesn't record the size that "
+				 "they had");
+	if (m->header.version < 3 && backing_end(image) > m->size_bytes &&
+	    size_bytes > m->size_bytes)
+		return error_set(err, -ENOTSUP,
+				 "the backing file is longer than the disk, and a version 2 image "
+				 "can't hide what it has there");
+	return 0;
+}
+
+/* What is in memory of the size. */
+static void set_size(struct image_qcow2 *q, uint64_t size_bytes)
+{
+	q->meta.size_bytes = size_bytes;
+	q->disk.size_bytes = size_bytes;
+}
+
+/* Everything below the size is durable: now the size. */
+static int write_size(struct image_qcow2 *q, uint64_t size_bytes, struct qcow2_error *err)
+{
+	int ret = META_BROKEN(10) ? 0 : meta_commit(&q->meta, true, err);
+
+	if (ret == 0)
+		ret = meta_super_write_size(&q->meta, size_bytes, err);
+	if (ret == 0)
+		ret = meta_barrier(&q->meta, err);
+	if (ret == 0 && META_BROKEN(10))
+		ret = meta_commit(&q->meta, true, err);
+	return ret;
+}
+
+/* Nothing that was behind the old end, or is in the backing file there, may come to light. */
+static int hide_old(struct qcow2_image *image, uint64_t old, uint64_t size_bytes,
+		    struct qcow2_error *err)
+{
+	struct data_writer *w = image->qcow2->writer;
+	uint64_t end = align_up(old, w->m->geometry.cluster_size);
+
+	end = min_u64(max_u64(end, backing_end(image)), size_bytes);
+	return end > old ? data_zero(w, old, end - old, 0, err) : 0;
+}
+
+static int preallocate(struct qcow2_image *image, uint64_t old, unsigned prealloc,
+		       struct qcow2_error *err)
+{
+	struct image_qcow2 *q = image->qcow2;
+	struct meta *m = &q->meta;
+	uint64_t size_bytes = m->size_bytes;
+	uint64_t end = align_up(size_bytes, m->geometry.cluster_size);
+	uint64_t file_size;
+	int ret = data_preallocate(q->writer, align_down(old, m->geometry.cluster_size), end,
+				   prealloc, err);
+
+	if (ret < 0)
+		return ret;
+	if (m->geometry.data_file && prealloc == QCOW2_PREALLOC_FALLOC)
+		return storage_allocate(m->data, old, size_bytes - old, err);
+	if (m->geometry.data_file && prealloc == QCOW2_PREALLOC_FULL)
+		return storage_zero(m->data, old, size_bytes - old, 0, err);
+	/* the file is as long as what is mapped in it */
+	ret = m->engine->device ? 0 : storage_size(m->file, &file_size, err);
+	end = meta_off_of(m, meta_alloc_end(m));
+	if (ret == 0 && !m->engine->device && file_size < end)
+		ret = storage_truncate(m->file, end, err);
+	return ret;
+}
+
+static int grow(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
+		struct qcow2_error *err)
+{
+	struct image_qcow2 *q = image->qcow2;
+	struct meta *m = &q->meta;
+	uint64_t old = m->size_bytes;
+	int ret = meta_l1_grow(m, format_size_to_l1(&m->geometry, size_bytes), err);
+
+	if (m->header.autoclear & LAYOUT_AUTOCLEAR_DATA_FILE_RAW && prealloc == QCOW2_PREALLOC_OFF)
+		prealloc = QCOW2_PREALLOC_METADATA;
+	if (ret == 0 && m->geometry.data_file)
+		ret = storage_truncate(m->data, size_bytes, err);
+	if (ret < 0)
+		return ret;
+	set_size(q, size_bytes); /* seen by nobody else yet */
+	ret = hide_old(image, old, size_bytes, err);
+	if (ret == 0 && prealloc != QCOW2_PREALLOC_OFF)
+		ret = preallocate(image, old, prealloc, err);
+	if (ret == 0)
+		ret = write_size(q, size_bytes, err);
+	if (ret < 0) {
+		if (m->geometry.data_file)
+			(void)storage_truncate(m->data, old, NULL);
+		set_size(q, old);
+	}
+	return ret;
+}
+
+static int shrink(struct qcow2_image *image, uint64_t size_bytes, struct qcow2_error *err)
+{
+	struct image_qcow2 *q = image->qcow2;
+	struct meta *m = &q->meta;
+	const uint64_t cs = m->geometry.cluster_size;
+	uint64_t old = m->size_bytes;
+	uint64_t from = align_up(size_bytes, cs);
+	int ret = 0;
+
+	/* what is left of the last cluster behind the end isn't kept for another day */
+	if (size_bytes < min_u64(from, old))
+		ret = data_zero(q->writer, size_bytes, min_u64(from, old) - size_bytes, 0, err);
+	if (ret == 0 && from < old)
+		ret = data_forget(q->writer, from, align_up(old, cs) - from, err);
+	if (ret < 0)
+		return ret;
+	meta_l1_drop_tables(m, format_size_to_l1(&m->geometry, size_bytes),
+			    format_size_to_l1(&m->geometry, old));
+	ret = write_size(q, size_bytes, err);
+	if (ret < 0)
+		return ret;
+	set_size(q, size_bytes);
+	meta_reap(m, true);
+	if (m->geometry.data_file)
+		ret = storage_truncate(m->data, size_bytes, err);
+	if (ret == 0)
+		ret = meta_commit_counts(m, err);
+	/* a file that is too long is no reason to fail */
+	if (ret == 0)
+		(void)meta_engine_trim(m, NULL);
+	return ret;
+}
+
+static int resize_qcow2(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
+			struct qcow2_error *err)
+{
+	struct meta *m = &image->qcow2->meta;
+	int ret = meta_check_sound(m, err);
+
+	if (ret == 0)
+		ret = check_qcow2(image, size_bytes, err);
+	if (ret < 0 || size_bytes == m->size_bytes)
+		return ret;
+	return size_bytes > m->size_bytes ? grow(image, size_bytes, prealloc, err)
+					  : shrink(image, size_bytes, err);
+}
+
 /* ---- ---- */
 
 int qcow2_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc, unsigned flags,
 		 struct qcow2_error *err)
 {
-	int ret = check_resize(image, size_bytes, prealloc, flags, err);
+	struct meta_gate *gate = NULL;
+	int ret;
 
-	if (ret == 0 && image->qcow2)
-		ret = error_set(err, -ENOTSUP, "qcow2 images can't be resized yet");
+	if (image->qcow2 && image->qcow2->writer)
+		gate = &image->qcow2->meta.engine->gate;
+	if (gate)
+		meta_gate_close(gate);
+	ret = check_resize(image, size_bytes, prealloc, flags, err);
+	if (ret == 0 && gate)
+		ret = resize_qcow2(image, size_bytes, prealloc, err);
 	else if (ret == 0)
 		ret = raw_resize(image, size_bytes, prealloc, err);
+	if (gate)
+		meta_gate_open(gate);
 	if (ret < 0)
 		error_prefix(err, "resizing \"%s\"", image->path);
 	return ret;

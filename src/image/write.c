@@ -15,10 +15,17 @@
 
 int image_check_writable(const struct qcow2_image *image, struct qcow2_error *err)
 {
+	int failed = atomic_load(&image->flush_failed);
+
 	if (!(image->flags & QCOW2_OPEN_WRITE))
 		return error_set(err, -EACCES, "\"%s\" is open for reading only", image->path);
 	if (image->qcow2 && image->qcow2->finished)
 		return error_set(err, -EINVAL, "\"%s\" has been finished", image->path);
+	if (failed < 0)
+		return error_set(err, failed,
+				 "\"%s\" can't be changed any more: a flush of it failed, and what "
+				 "was written before may be lost",
+				 image->path);
 	return 0;
 }
 
@@ -55,10 +62,25 @@ static int raw_zero(struct qcow2_image *image, uint64_t guest_off, uint64_t len_
 static int raw_discard(struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
 		       struct qcow2_error *err)
 {
-	int ret = storage_zero(disk_raw_store(image->disk), guest_off, len_bytes,
-			       QCOW2_STORAGE_MAY_UNMAP | QCOW2_STORAGE_NO_FALLBACK, err);
+	int ret;
 
+	if (image->discard == QCOW2_DISCARD_IGNORE)
+		return 0;
+	ret = storage_zero(disk_raw_store(image->disk), guest_off, len_bytes,
+			   QCOW2_STORAGE_MAY_UNMAP | QCOW2_STORAGE_NO_FALLBACK, err);
 	return ret == -ENOTSUP ? 0 : ret;
+}
+
+static int raw_flush(struct qcow2_image *image, struct qcow2_error *err)
+{
+	int ret = image_check_writable(image, err);
+
+	if (ret < 0)
+		return ret;
+	ret = storage_flush(image->store, err);
+	if (ret < 0)
+		atomic_store(&image->flush_failed, ret);
+	return ret;
 }
 
 /* ---- either ---- */
@@ -178,7 +200,7 @@ int qcow2_flush(struct qcow2_image *image, struct qcow2_error *err)
 		if (ret == 0)
 			meta_reap(w->m, false);
 	} else {
-		ret = storage_flush(image->store, err);
+		ret = raw_flush(image, err);
 	}
 	if (ret < 0)
 		error_prefix(err, "flushing \"%s\"", image->path);

@@ -140,6 +140,11 @@ static int make_room(void *opaque, struct qcow2_error *err)
 	return meta_commit(m, false, err);
 }
 
+void meta_engine_use_cache(struct meta *m, struct meta_cache *cache)
+{
+	meta_cache_allow_changes(cache, make_room, m);
+}
+
 static int new_caches(struct meta *m, uint64_t limit, struct qcow2_error *err)
 {
 	uint32_t slice_len = (uint32_t)min_u64(SLICE_LEN_MAX, m->geometry.cluster_size);
@@ -148,8 +153,8 @@ static int new_caches(struct meta *m, uint64_t limit, struct qcow2_error *err)
 
 	if (ret < 0)
 		return ret;
-	meta_cache_allow_changes(m->l2, make_room, m);
-	meta_cache_allow_changes(m->engine->refs, make_room, m);
+	meta_engine_use_cache(m, m->l2);
+	meta_engine_use_cache(m, m->engine->refs);
 	return 0;
 }
 
@@ -241,8 +246,7 @@ int meta_engine_new(struct meta *m, const struct meta_engine_options *o,
 
 /* ---- ending ---- */
 
-/* Cuts off what is free at the end of the file, if something became free. */
-static int shrink_file(struct meta *m, struct qcow2_error *err)
+int meta_engine_trim(struct meta *m, struct qcow2_error *err)
 {
 	uint64_t size, behind;
 	int ret;
@@ -287,7 +291,7 @@ int meta_engine_finish(struct meta *m, struct qcow2_error *err)
 		ret = clear_dirty_bit(m, err);
 	/* a file that is too long is no reason to fail */
 	if (ret == 0)
-		(void)shrink_file(m, NULL);
+		(void)meta_engine_trim(m, NULL);
 	return ret;
 }
 

@@ -139,6 +139,10 @@ int meta_table_ensure(struct meta *m, uint64_t guest_off, struct qcow2_error *er
 int meta_entries_set(struct meta *m, uint64_t guest_off, const struct meta_entry *e, unsigned n,
 		     bool depends, struct qcow2_error *err);
 void meta_l1_set(struct meta *m, uint64_t idx, uint64_t raw, bool depends);
+/* The gate is closed. Makes the L1 table that large, if it is smaller. */
+int meta_l1_grow(struct meta *m, uint64_t entries, struct qcow2_error *err);
+/* The gate is closed. L1 entries [from, to) lose their tables, in which no entry is set. */
+void meta_l1_drop_tables(struct meta *m, uint64_t from, uint64_t to);
 
 /* ---- the order in which it reaches the file (order.c) ---- */
 
@@ -234,6 +238,10 @@ struct meta_engine {
  */
 int meta_engine_new(struct meta *m, const struct meta_engine_options *o,
 		    const struct meta_snapshots *snapshots, struct qcow2_error *err);
+/* The cache is one of this image's: its dirty slices are committed when it needs room. */
+void meta_engine_use_cache(struct meta *m, struct meta_cache *cache);
+/* Cuts off what is free at the end of the file, if something became free. */
+int meta_engine_trim(struct meta *m, struct qcow2_error *err);
 /* The last commit; cuts free space off the file; clears the dirty bit. The gate is closed. */
 int meta_engine_finish(struct meta *m, struct qcow2_error *err);
 void meta_engine_free(struct meta *m);

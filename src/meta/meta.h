@@ -32,6 +32,7 @@ struct meta {
 	uint32_t l1_entries;	    /* in memory; what lies past them is zero */
 	uint32_t l1_missing;	    /* that it should have, but the file ends before them */
 	struct meta_cache *l2;	    /* NULL until meta_load_l1 */
+	uint64_t l2_limit;	    /* bytes that l2 may have */
 	uint32_t slice_entries;	    /* L2 entries in a slice */
 	struct meta_engine *engine; /* NULL: the image is only read */
 };

@@ -187,6 +187,7 @@ int meta_load_l1(struct meta *m, const struct format_snapshot *snap, bool whole,
 	for (uint32_t i = 0; i < entries - m->l1_missing; i++)
 		m->l1[i] = load_be64(bytes + (size_t)i * LAYOUT_L1_ENTRY_LEN);
 	m->slice_entries = slice_len / m->geometry.l2_entry_len;
+	m->l2_limit = cache_bytes;
 	return meta_cache_new(&m->l2, m->file, slice_len, min_u64(cache_bytes, l2_bytes(m, whole)),
 			      err);
 }

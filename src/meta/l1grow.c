@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The L1 table when the size of the disk changes: it moves to grow (section 10.4, rule 7), and
+ * entries behind a disk that became smaller are cleared. The gate is closed: nobody looks at the
+ * table but the caller.
+ */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "base/alloc.h"
+#include "base/bytes.h"
+#include "base/num.h"
+#include "format/entry.h"
+#include "meta/engine.h"
+
+#define SECTOR_ENTRIES (LAYOUT_SECTOR / LAYOUT_L1_ENTRY_LEN)
+
+/* What has to be had in memory before anything is switched. */
+struct wider {
+	uint64_t *l1;
+	uint64_t *l1_dirty;
+	struct meta_cache *l2;
+	uint32_t entries;
+};
+
+static void release_wider(struct wider *w)
+{
+	mem_free(w->l1);
+	mem_free(w->l1_dirty);
+	meta_cache_free(w->l2);
+}
+
+static int make_wider(struct meta *m, struct wider *w, struct qcow2_error *err)
+{
+	const uint32_t slice_len = m->slice_entries * m->geometry.l2_entry_len;
+	int ret;
+
+	w->l1 = mem_zalloc(w->entries, sizeof(*w->l1));
+	w->l1_dirty = mem_zalloc(div_ceil(div_ceil(w->entries, SECTOR_ENTRIES), 64),
+				 sizeof(*w->l1_dirty));
+	if (!w->l1 || !w->l1_dirty)
+		return error_errno(err, -ENOMEM, "can't make the L1 table larger");
+	for (uint32_t i = 0; i < m->l1_entries; i++)
+		w->l1[i] = m->l1[i];
+	/* what suffices for the larger disk, within the caller's limit */
+	ret = meta_cache_new(&w->l2, m->file, slice_len,
+			     min_u64(m->l2_limit, w->entries * m->geometry.cluster_size), err);
+	if (ret == 0)
+		meta_engine_use_cache(m, w->l2);
+	return ret;
+}
+
+static int write_l1_at(struct meta *m, const struct wider *w, uint64_t host_off,
+		       struct qcow2_error *err)
+{
+	cleanup_free uint8_t *bytes = mem_alloc(w->entries, LAYOUT_L1_ENTRY_LEN);
+
+	if (!bytes)
+		return error_errno(err, -ENOMEM, "can't make the L1 table larger");
+	for (uint32_t i = 0; i < w->entries; i++)
+		store_be64(bytes + (size_t)i * LAYOUT_L1_ENTRY_LEN, w->l1[i]);
+	return storage_write(m->file, bytes, (size_t)w->entries * LAYOUT_L1_ENTRY_LEN, host_off,
+			     err);
+}
+
+/* The new table is in the file: makes it the one. */
+static int switch_header(struct meta *m, uint64_t host_off, uint32_t entries,
+			 struct qcow2_error *err)
+{
+	int ret = META_BROKEN(7) ? 0 : meta_barrier(m, err);
+
+	if (ret < 0)
+		return ret;
+	ret = meta_super_write_l1(m, host_off, entries, err);
+	if (ret < 0) {
+		struct qcow2_error why;
+
+		error_set(&why, ret, "it isn't known which L1 table the header points to");
+		meta_fail(m, &why);
+		return ret;
+	}
+	return meta_barrier(m, err);
+}
+
+static void adopt(struct meta *m, struct wider *w)
+{
+	struct meta_order *o = &m->engine->order;
+	struct wider old = {.l1 = m->l1, .l1_dirty = o->l1_dirty, .l2 = m->l2};
+
+	m->l1 = w->l1;
+	m->l1_entries = w->entries;
+	m->l2 = w->l2;
+	o->l1_dirty = w->l1_dirty;
+	*w = (struct wider){0};
+	release_wider(&old);
+}
+
+static void free_old(struct meta *m, uint64_t off, uint64_t len)
+{
+	uint64_t first = meta_cluster_of(m, off);
+	uint64_t n = div_ceil(len, m->geometry.cluster_size);
+
+	if (len == 0)
+		return;
+	meta_guard_remove(&m->engine->guard, META_REGION_L1, off, len);
+	/* the header that pointed to it is durable, and nobody is in flight: no need to wait */
+	if (meta_refs_lower(m, first, n, NULL, NULL, NULL) == 0)
+		meta_alloc_give_back(m, first, n);
+}
+
+static int move_l1(struct meta *m, struct wider *w, const struct meta_run *run,
+		   struct qcow2_error *err)
+{
+	const uint64_t len = (uint64_t)w->entries * LAYOUT_L1_ENTRY_LEN;
+	uint64_t host_off = meta_off_of(m, run->first);
+	uint64_t old_off = m->header.l1_off;
+	uint64_t old_len = (uint64_t)m->header.l1_entries * LAYOUT_L1_ENTRY_LEN;
+	int ret = write_l1_at(m, w, host_off, err);
+
+	if (ret == 0)
+		ret = meta_guard_add(&m->engine->guard, META_REGION_L1, host_off, len, err);
+	if (ret < 0)
+		return ret;
+	ret = switch_header(m, host_off, w->entries, err);
+	if (ret < 0) {
+		meta_guard_remove(&m->engine->guard, META_REGION_L1, host_off, len);
+		return ret;
+	}
+	adopt(m, w);
+	free_old(m, old_off, old_len);
+	return 0;
+}
+
+int meta_l1_grow(struct meta *m, uint64_t entries, struct qcow2_error *err)
+{
+	uint64_t n = div_ceil(entries * LAYOUT_L1_ENTRY_LEN, m->geometry.cluster_size);
+	struct wider w = {.entries = (uint32_t)entries};
+	struct meta_run run;
+	int ret;
+
+	if (entries <= m->l1_entries)
+		return 0;
+	if (entries > LAYOUT_L1_ENTRIES_MAX)
+		return error_set(err, -EFBIG,
+				 "an L1 table of %" PRIu64
+				 " entries is more than the %u that the format allows",
+				 entries, LAYOUT_L1_ENTRIES_MAX);
+	ret = meta_take(m, n, LAYOUT_HOST_OFF_MAX, &run, err);
+	if (ret < 0)
+		return ret;
+	/* its counts, and everything that would be lost with the old cache and table */
+	ret = meta_commit_counts(m, err);
+	if (ret == 0)
+		ret = make_wider(m, &w, err);
+	if (ret == 0)
+		ret = move_l1(m, &w, &run, err);
+	/* if the header may point to it, it stays taken */
+	if (ret < 0 && meta_check_sound(m, NULL) == 0)
+		meta_untake(m, &run);
+	release_wider(&w);
+	return ret;
+}
+
+void meta_l1_drop_tables(struct meta *m, uint64_t from, uint64_t to)
+{
+	to = min_u64(to, m->l1_entries);
+	for (uint64_t idx = from; idx < to; idx++) {
+		struct format_l1_entry l1 = format_l1_decode(&m->geometry, meta_l1_get(m, idx));
+
+		if (l1.l2_off == 0 || l1.faults & FORMAT_FAULT_FATAL)
+			continue;
+		meta_l1_set(m, idx, 0, false);
+		meta_guard_remove(&m->engine->guard, META_REGION_L2, l1.l2_off,
+				  m->geometry.cluster_size);
+		meta_drop(m, meta_cluster_of(m, l1.l2_off), 1, true);
+	}
+}
