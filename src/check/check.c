@@ -148,22 +148,136 @@ static int examine(struct check_run *run, struct qcow2_error *err)
 	return ret;
 }
 
+/* ---- repair -------------------------------------------------------------------------------- */
+
+/* Of the corruptions found, those that aren't but a COPIED flag. */
+static uint64_t serious(const struct check_run *run)
+{
+	return run->result->corruptions - run->found[CHECK_L1_COPIED] - run->found[CHECK_L2_COPIED];
+}
+
+static int repair_leaks(struct check_run *run, struct qcow2_error *err)
+{
+	struct check_report r = check_blank(CHECK_NEEDS_REBUILD);
+	int ret;
+
+	if (run->needs_rebuild)
+		return check_found(run, &r);
+	ret = check_repair_counts(run, false, err);
+	if (ret == 0 && serious(run) == 0)
+		ret = check_repair_entries(run, false, err);
+	return ret;
+}
+
+static int repair_all(struct check_run *run, struct qcow2_error *err)
+{
+	int ret = check_snapshots_write(run, err);
+
+	if (ret == 0)
+		ret = run->needs_rebuild ? check_rebuild(run, err)
+					 : check_repair_counts(run, true, err);
+	if (ret == 0)
+		ret = check_snapshots_switch(run, err);
+	if (ret == 0)
+		ret = check_repair_entries(run, !run->result->hides_references, err);
+	return ret;
+}
+
+/* One examination, and the repair of what it finds. *repaired: something may have been written. */
+static int run_once(struct check_run *run, bool *repaired, struct qcow2_error *err)
+{
+	const struct check_result *res = run->result;
+	int ret = open_run(run, err);
+
+	*repaired = false;
+	if (ret == 0)
+		ret = examine(run, err);
+	if (ret != 0 || !run->options.repair || res->check_errors > 0 ||
+	    (res->corruptions == 0 && res->leaks == 0))
+		return ret;
+	*repaired = true;
+	return run->options.repair & CHECK_REPAIR_ALL ? repair_all(run, err)
+						      : repair_leaks(run, err);
+}
+
+static uint64_t fixed(uint64_t before, uint64_t after)
+{
+	return before > after ? before - after : 0;
+}
+
+/* Looks at the repaired image as if nothing were known of it. */
+static int look_again(struct check_run *run, struct qcow2_error *err)
+{
+	struct check_result before = *run->result;
+	struct check_run again = {.file = run->file,
+				  .options = run->options,
+				  .result = run->result,
+				  .after_repair = true};
+	bool repaired;
+	int ret;
+
+	again.options.repair = 0;
+	*run->result = (struct check_result){0};
+	ret = run_once(&again, &repaired, err);
+	release_run(&again);
+	run->result->corruptions_fixed = fixed(before.corruptions, run->result->corruptions);
+	run->result->leaks_fixed = fixed(before.leaks, run->result->leaks);
+	run->result->check_errors += before.check_errors;
+	return ret;
+}
+
+/* The image is sound: the marks that say otherwise go, in one write, section 3.2. */
+static int clear_marks(struct check_run *run, struct qcow2_error *err)
+{
+	const uint64_t marks = LAYOUT_INCOMPAT_DIRTY | LAYOUT_INCOMPAT_CORRUPT;
+	uint8_t bytes[8];
+	int ret;
+
+	if (!(run->header.incompatible & marks))
+		return 0;
+	store_be64(bytes, run->header.incompatible & ~marks);
+	ret = storage_flush(run->file, err);
+	if (ret == 0)
+		ret = storage_write(run->file, bytes, sizeof(bytes), LAYOUT_OFF_INCOMPATIBLE, err);
+	return ret == 0 ? storage_flush(run->file, err) : ret;
+}
+
 int check_image(struct qcow2_storage file, const struct check_options *options,
 		struct check_result *result, struct qcow2_error *err)
 {
 	struct check_run run = {.file = file, .options = *options, .result = result};
+	bool repaired;
 	int ret;
 
 	*result = (struct check_result){0};
-	if (options->repair)
-		return error_set(err, -ENOTSUP, "repairing isn't supported yet");
-	ret = open_run(&run, err);
-	if (ret == 0)
-		ret = examine(&run, err);
+	ret = run_once(&run, &repaired, err);
+	if (ret == 0 && repaired)
+		ret = look_again(&run, err);
+	if (ret == 0 && options->repair && result->corruptions == 0 && result->check_errors == 0)
+		ret = clear_marks(&run, err);
 	if (ret != 0) {
 		result->check_errors++;
 		error_prefix(err, "can't check the image");
 	}
 	release_run(&run);
+	return ret;
+}
+
+int check_repair_dirty(struct qcow2_storage file, struct qcow2_error *err)
+{
+	const struct check_options options = {.repair = CHECK_REPAIR_ALL};
+	struct check_result result = {0};
+	struct check_run run = {.file = file, .result = &result};
+	int ret = open_run(&run, err);
+	bool dirty = ret == 0 && (run.header.incompatible & LAYOUT_INCOMPAT_DIRTY);
+
+	release_run(&run);
+	if (ret < 0 || !dirty)
+		return ret;
+	ret = check_image(file, &options, &result, err);
+	if (ret == 0 && result.check_errors > 0)
+		ret = error_set(err, -EIO,
+				"the image wasn't closed properly and can't be repaired: parts of"
+				" it can't be examined");
 	return ret;
 }

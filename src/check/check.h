@@ -52,6 +52,7 @@ enum check_finding {
 	CHECK_REFTABLE_UNALIGNED,
 	CHECK_REFBLOCK_PAST_END,
 	CHECK_REFBLOCK_SHARED,
+	CHECK_NEEDS_REBUILD,
 	/* snapshots */
 	CHECK_SNAPSHOTS_DATA_FILE,
 	CHECK_SNAPSHOT_L1,
@@ -114,6 +115,13 @@ struct check_result {
  */
 int check_image(struct qcow2_storage file, const struct check_options *options,
 		struct check_result *result, struct qcow2_error *err);
+
+/*
+ * For an image that is being opened for writing (section 3.2): if its dirty bit is set everything
+ * is repaired and the bit cleared. 0 also if corruptions are left that can't be repaired; then the
+ * bit stays. Else the image must not be written.
+ */
+int check_repair_dirty(struct qcow2_storage file, struct qcow2_error *err);
 
 enum check_kind check_finding_kind(enum check_finding finding);
 /* May clusters that are in use look unused because of it? */

@@ -368,10 +368,17 @@ bool counts_next(const struct counts *c, uint64_t from, uint64_t end, struct cou
 
 uint64_t counts_find_free(const struct counts *c, uint64_t from, uint64_t n)
 {
-	uint64_t run = 0;
+	uint64_t run = 0, until;
 
 	/* Single references that came after sealing are seen here too, hence one by one. */
-	for (; run < n; from++)
+	while (run < n) {
+		if (run_level(c, from, &until) > 0) {
+			from = until;
+			run = 0;
+			continue;
+		}
 		run = counts_get(c, from) == 0 ? run + 1 : 0;
+		from++;
+	}
 	return from - n;
 }

@@ -99,6 +99,7 @@ int check_scan_snapshots(struct check_run *run, struct qcow2_error *err)
 	if (off >= w.end)
 		return report_at(run, CHECK_TABLE_PAST_END, off);
 	ret = scan_records(run, &w, &bad, err);
+	run->snapshots_len = w.pos - off;
 	if (ret == 0)
 		ret = check_count_table(run, off, w.pos - off, CHECK_TABLE_PAST_END, err);
 	if (ret == 0 && bad != CHECK_FINDINGS)

@@ -66,6 +66,9 @@ struct check_run {
 	struct run_stored_slice *slices;
 
 	bool needs_rebuild;
+	uint64_t snapshots_len;	    /* of the snapshot table, without padding at its end */
+	uint64_t new_snapshots_off; /* 0: the table stays */
+	uint64_t new_snapshots_len;
 	uint64_t found[CHECK_FINDINGS];
 
 	uint8_t *piece;	  /* RUN_PIECE bytes */
@@ -150,8 +153,30 @@ int check_stored_get(struct check_run *run, uint64_t cluster_idx, uint64_t *coun
 		     struct qcow2_error *err);
 void check_stored_forget(struct check_run *run);
 
+/* What of the refcount table lies in the file. */
+uint64_t check_reftable_clusters(const struct check_run *run);
+/* Is there a block that has the cluster's count and can be written to? */
+bool check_has_block(const struct check_run *run, uint64_t cluster_idx);
+
 /* ---- compare.c ---- */
 
 int check_compare(struct check_run *run, struct qcow2_error *err);
+
+/* ---- repair.c: refcounts in place, entries; rebuild.c: a new refcount structure ---- */
+
+/*
+ * Sets the stored counts to what they should be: lowers those that are too high, unless references
+ * may be hidden, and with raise raises those that are too low. They are durable afterwards.
+ */
+int check_repair_counts(struct check_run *run, bool raise, struct qcow2_error *err);
+/* Puts COPIED flags right by the counts as they are stored now; with faults also what else is
+ * wrong with an entry, where that changes nothing that a reader would see. Durable afterwards. */
+int check_repair_entries(struct check_run *run, bool faults, struct qcow2_error *err);
+/* Writes all refcounts anew to another place and switches to them. */
+int check_rebuild(struct check_run *run, struct qcow2_error *err);
+/* snapshots.c: writes a complete snapshot table beside the old one, and counts it; then, once the
+ * counts are stored, switches to it. Nothing happens if the table is complete. */
+int check_snapshots_write(struct check_run *run, struct qcow2_error *err);
+int check_snapshots_switch(struct check_run *run, struct qcow2_error *err);
 
 #endif

@@ -102,8 +102,7 @@ int check_stored_load(struct check_run *run, struct qcow2_error *err)
 	return ret;
 }
 
-/* What of the table lies in the file. */
-static uint64_t reftable_clusters(const struct check_run *run)
+uint64_t check_reftable_clusters(const struct check_run *run)
 {
 	uint64_t first = run->header.reftable_off >> run->g.cluster_bits;
 
@@ -117,7 +116,7 @@ int check_stored_count(struct check_run *run, struct qcow2_error *err)
 	uint64_t first = run->header.reftable_off >> run->g.cluster_bits;
 	int ret = 0;
 
-	if (counts_run(&run->counts, first, reftable_clusters(run), 1) < 0)
+	if (counts_run(&run->counts, first, check_reftable_clusters(run), 1) < 0)
 		return check_no_memory(err);
 	for (uint64_t i = 0; ret == 0 && i < run->nrefblocks; i++)
 		if (run->refblocks[i] > RUN_REFBLOCK_BAD)
@@ -143,7 +142,7 @@ int check_stored_overlaps(struct check_run *run, struct qcow2_error *err)
 	int ret = 0;
 
 	(void)err;
-	for (uint64_t i = 0; ret == 0 && i < reftable_clusters(run); i++) {
+	for (uint64_t i = 0; ret == 0 && i < check_reftable_clusters(run); i++) {
 		count = counts_get(&run->counts, first + i);
 		if (count != 1)
 			ret = report_shared(run, CHECK_REFTABLE_SHARED, first + i, count);
@@ -158,6 +157,14 @@ int check_stored_overlaps(struct check_run *run, struct qcow2_error *err)
 			ret = report_shared(run, CHECK_REFBLOCK_SHARED, idx, count);
 	}
 	return ret;
+}
+
+bool check_has_block(const struct check_run *run, uint64_t cluster_idx)
+{
+	uint64_t block_idx = cluster_idx >> run->g.refblock_bits;
+
+	return block_idx < run->nrefblocks && run->refblocks[block_idx] > RUN_REFBLOCK_BAD &&
+	       counts_get(&run->counts, run->refblocks[block_idx] >> run->g.cluster_bits) == 1;
 }
 
 void check_stored_forget(struct check_run *run)
