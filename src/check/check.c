@@ -158,12 +158,8 @@ static uint64_t serious(const struct check_run *run)
 
 static int repair_leaks(struct check_run *run, struct qcow2_error *err)
 {
-	struct check_report r = check_blank(CHECK_NEEDS_REBUILD);
-	int ret;
+	int ret = check_repair_counts(run, false, err);
 
-	if (run->needs_rebuild)
-		return check_found(run, &r);
-	ret = check_repair_counts(run, false, err);
 	if (ret == 0 && serious(run) == 0)
 		ret = check_repair_entries(run, false, err);
 	return ret;
@@ -195,9 +191,17 @@ static int run_once(struct check_run *run, bool *repaired, struct qcow2_error *e
 	if (ret != 0 || !run->options.repair || res->check_errors > 0 ||
 	    (res->corruptions == 0 && res->leaks == 0))
 		return ret;
+	if (run->options.repair & CHECK_REPAIR_ALL) {
+		*repaired = true;
+		return repair_all(run, err);
+	}
+	if (run->needs_rebuild) {
+		struct check_report r = check_blank(CHECK_NEEDS_REBUILD);
+
+		return check_found(run, &r);
+	}
 	*repaired = true;
-	return run->options.repair & CHECK_REPAIR_ALL ? repair_all(run, err)
-						      : repair_leaks(run, err);
+	return repair_leaks(run, err);
 }
 
 static uint64_t fixed(uint64_t before, uint64_t after)
@@ -206,60 +210,61 @@ static uint64_t fixed(uint64_t before, uint64_t after)
 }
 
 /* Looks at the repaired image as if nothing were known of it. */
-static int look_again(struct check_run *run, struct qcow2_error *err)
+static int look_again(struct qcow2_storage file, const struct check_options *options,
+		      struct check_result *result, struct qcow2_error *err)
 {
-	struct check_result before = *run->result;
-	struct check_run again = {.file = run->file,
-				  .options = run->options,
-				  .result = run->result,
-				  .after_repair = true};
+	struct check_result before = *result;
+	struct check_run run = {
+		.file = file, .options = *options, .result = result, .after_repair = true};
 	bool repaired;
 	int ret;
 
-	again.options.repair = 0;
-	*run->result = (struct check_result){0};
-	ret = run_once(&again, &repaired, err);
-	release_run(&again);
-	run->result->corruptions_fixed = fixed(before.corruptions, run->result->corruptions);
-	run->result->leaks_fixed = fixed(before.leaks, run->result->leaks);
-	run->result->check_errors += before.check_errors;
+	run.options.repair = 0;
+	*result = (struct check_result){0};
+	ret = run_once(&run, &repaired, err);
+	release_run(&run);
+	result->corruptions_fixed = fixed(before.corruptions, result->corruptions);
+	result->leaks_fixed = fixed(before.leaks, result->leaks);
+	result->check_errors += before.check_errors;
 	return ret;
 }
 
 /* The image is sound: the marks that say otherwise go, in one write, section 3.2. */
-static int clear_marks(struct check_run *run, struct qcow2_error *err)
+static int clear_marks(struct qcow2_storage file, uint64_t incompatible, struct qcow2_error *err)
 {
 	const uint64_t marks = LAYOUT_INCOMPAT_DIRTY | LAYOUT_INCOMPAT_CORRUPT;
 	uint8_t bytes[8];
 	int ret;
 
-	if (!(run->header.incompatible & marks))
+	if (!(incompatible & marks))
 		return 0;
-	store_be64(bytes, run->header.incompatible & ~marks);
-	ret = storage_flush(run->file, err);
+	store_be64(bytes, incompatible & ~marks);
+	ret = storage_flush(file, err);
 	if (ret == 0)
-		ret = storage_write(run->file, bytes, sizeof(bytes), LAYOUT_OFF_INCOMPATIBLE, err);
-	return ret == 0 ? storage_flush(run->file, err) : ret;
+		ret = storage_write(file, bytes, sizeof(bytes), LAYOUT_OFF_INCOMPATIBLE, err);
+	return ret == 0 ? storage_flush(file, err) : ret;
 }
 
 int check_image(struct qcow2_storage file, const struct check_options *options,
 		struct check_result *result, struct qcow2_error *err)
 {
 	struct check_run run = {.file = file, .options = *options, .result = result};
+	uint64_t incompatible;
 	bool repaired;
 	int ret;
 
 	*result = (struct check_result){0};
 	ret = run_once(&run, &repaired, err);
+	incompatible = run.header.incompatible;
+	release_run(&run);
 	if (ret == 0 && repaired)
-		ret = look_again(&run, err);
+		ret = look_again(file, options, result, err);
 	if (ret == 0 && options->repair && result->corruptions == 0 && result->check_errors == 0)
-		ret = clear_marks(&run, err);
+		ret = clear_marks(file, incompatible, err);
 	if (ret != 0) {
 		result->check_errors++;
 		error_prefix(err, "can't check the image");
 	}
-	release_run(&run);
 	return ret;
 }
 

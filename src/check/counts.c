@@ -30,7 +30,7 @@ static struct counts_slot *find_slot(const struct counts_map *m, uint64_t key)
 {
 	uint64_t i = hash(key) & (m->nslots - 1);
 
-	while (m->slots[i].used && m->slots[i].key != key)
+	while (m->slots[i].value != 0 && m->slots[i].key != key)
 		i = (i + 1) & (m->nslots - 1);
 	return &m->slots[i];
 }
@@ -44,7 +44,7 @@ static int grow_map(struct counts_map *m)
 	if (!bigger.slots)
 		return -ENOMEM;
 	for (uint64_t i = 0; i < m->nslots; i++)
-		if (m->slots[i].used)
+		if (m->slots[i].value != 0)
 			*find_slot(&bigger, m->slots[i].key) = m->slots[i];
 	mem_free(m->slots);
 	*m = bigger;
@@ -55,9 +55,10 @@ static const uint64_t *map_get(const struct counts_map *m, uint64_t key)
 {
 	const struct counts_slot *s = m->nslots ? find_slot(m, key) : NULL;
 
-	return s && s->used ? &s->value : NULL;
+	return s && s->value != 0 ? &s->value : NULL;
 }
 
+/* value isn't 0. */
 static int map_set(struct counts_map *m, uint64_t key, uint64_t value)
 {
 	struct counts_slot *s;
@@ -69,8 +70,8 @@ static int map_set(struct counts_map *m, uint64_t key, uint64_t value)
 			return ret;
 	}
 	s = find_slot(m, key);
-	m->nused += !s->used;
-	*s = (struct counts_slot){.key = key, .value = value, .used = true};
+	m->nused += s->value == 0;
+	*s = (struct counts_slot){key, value};
 	return 0;
 }
 
@@ -85,7 +86,7 @@ static uint8_t *find_chunk(const struct counts *c, uint64_t key)
 {
 	const uint64_t *n = map_get(&c->chunks, key);
 
-	return n ? chunk_at(c, *n) : NULL;
+	return n ? chunk_at(c, *n - 1) : NULL;
 }
 
 static int add_pool(struct counts *c)
@@ -107,7 +108,7 @@ static uint8_t *make_chunk(struct counts *c, uint64_t key)
 {
 	if (c->nchunks % POOL_CHUNKS == 0 && add_pool(c) < 0)
 		return NULL;
-	if (map_set(&c->chunks, key, c->nchunks) < 0) {
+	if (map_set(&c->chunks, key, c->nchunks + 1) < 0) {
 		if (c->nchunks % POOL_CHUNKS == 0)
 			mem_free(c->pools[c->nchunks / POOL_CHUNKS]);
 		return NULL;
@@ -245,7 +246,7 @@ int counts_seal(struct counts *c)
 		return -ENOMEM;
 	c->keys = keys;
 	for (uint64_t i = 0; i < c->chunks.nslots; i++)
-		if (c->chunks.slots[i].used)
+		if (c->chunks.slots[i].value != 0)
 			keys[n++] = c->chunks.slots[i].key;
 	c->nkeys = n;
 	if (n > 0)

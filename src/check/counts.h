@@ -16,8 +16,7 @@
 
 struct counts_slot {
 	uint64_t key;
-	uint64_t value;
-	bool used;
+	uint64_t value; /* 0: the slot is free */
 };
 
 /* From key to value, open addressing. */
@@ -33,7 +32,7 @@ struct counts_edge { /* where a run begins (+n) or ends (-n) */
 };
 
 struct counts {
-	struct counts_map chunks;   /* cluster_idx / 64 to the number of the chunk */
+	struct counts_map chunks;   /* cluster_idx / 64 to the number of the chunk, from 1 */
 	struct counts_map overflow; /* cluster_idx to counts from 255 on */
 	uint8_t **pools;	    /* chunks, many in a piece */
 	uint64_t nchunks;
