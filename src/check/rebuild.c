@@ -213,7 +213,7 @@ static int switch_header(struct rebuild *rb, struct qcow2_error *err)
 	int ret;
 
 	store_be64(bytes, off);
-	store_be32(bytes + LAYOUT_OFF_REFTABLE_CLUSTERS - LAYOUT_OFF_REFTABLE_OFFSET,
+	store_be32(bytes + (LAYOUT_OFF_REFTABLE_CLUSTERS - LAYOUT_OFF_REFTABLE_OFFSET),
 		   (uint32_t)rb->table_clusters);
 	ret = storage_flush(rb->run->file, err);
 	if (ret == 0)

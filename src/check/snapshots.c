@@ -90,7 +90,7 @@ int check_snapshots_switch(struct check_run *run, struct qcow2_error *err)
 	if (run->new_snapshots_off == 0)
 		return 0;
 	store_be32(bytes, run->header.nb_snapshots);
-	store_be64(bytes + LAYOUT_OFF_SNAPSHOTS_OFFSET - LAYOUT_OFF_NB_SNAPSHOTS,
+	store_be64(bytes + (LAYOUT_OFF_SNAPSHOTS_OFFSET - LAYOUT_OFF_NB_SNAPSHOTS),
 		   run->new_snapshots_off);
 	ret = storage_write(run->file, bytes, sizeof(bytes), LAYOUT_OFF_NB_SNAPSHOTS, err);
 	if (ret == 0)

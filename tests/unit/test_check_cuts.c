@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A repair that is interrupted: by a power cut at every write, with what wasn't flushed lost, kept
+ * or torn, and by every read, write, flush and allocation that can fail. The same repair finishes
+ * what was begun, and nothing that a reader sees has changed.
+ */
+#include "check_forge.h"
+
+#include <errno.h>
+
+#include "base/alloc.h"
+#include "base/num.h"
+
+static uint32_t random_state = 2026;
+
+static uint32_t random_u32(void)
+{
+	random_state = random_state * 1664525 + 1013904223;
+	return random_state >> 8;
+}
+
+/* ---- power cuts ---- */
+
+enum fate { KEEP_ALL, DROP_UNSYNCED, SOME, FATES = 6 };
+
+/* What of a write reaches the disk; torn at sectors. */
+static void replay_write(struct forge *f, const struct storage_record_entry *e, unsigned fate)
+{
+	uint64_t len;
+
+	for (uint64_t at = 0; at < e->len_bytes; at += len) {
+		len = min_u64(e->len_bytes - at, 512 - (e->host_off + at) % 512);
+		if (fate == KEEP_ALL || (fate >= SOME && random_u32() % 2))
+			assert_int_equal(storage_write(f->st, e->bytes + at, (size_t)len,
+						       e->host_off + at, NULL),
+					 0);
+	}
+}
+
+static void replay(struct forge *f, struct qcow2_storage log, size_t cut, unsigned fate)
+{
+	size_t synced = 0;
+
+	for (size_t i = 0; i < cut; i++)
+		if (storage_record_entry(log, i).op == STORAGE_OP_FLUSH)
+			synced = i;
+	for (size_t i = 0; i < cut; i++) {
+		struct storage_record_entry e = storage_record_entry(log, i);
+
+		assert_true(e.op == STORAGE_OP_WRITE || e.op == STORAGE_OP_FLUSH ||
+			    e.op == STORAGE_OP_READ || e.op == STORAGE_OP_EXTENT);
+		if (e.op == STORAGE_OP_WRITE)
+			replay_write(f, &e, i < synced ? KEEP_ALL : fate);
+	}
+}
+
+/* A missing COPIED flag costs a copy, nothing else. */
+static int count_harm(void *opaque, const struct check_report *r)
+{
+	bool copied = r->finding == CHECK_L1_COPIED || r->finding == CHECK_L2_COPIED;
+	uint64_t *harm = opaque;
+
+	if (check_finding_kind(r->finding) == CHECK_KIND_CORRUPTION &&
+	    !(copied && !(r->stored & LAYOUT_ENTRY_COPIED)))
+		*harm += r->nclusters;
+	return 0;
+}
+
+static uint64_t harm_in(struct forge *f)
+{
+	uint64_t harm = 0;
+	struct check_options options = {.report = count_harm, .opaque = &harm};
+
+	assert_int_equal(check_image(f->st, &options, &f->result, &f->err), 0);
+	return harm;
+}
+
+static void finish_after(const struct forge_damage *damage, uint32_t order,
+			 struct qcow2_storage log, size_t cut, unsigned fate, uint64_t before)
+{
+	struct forge f;
+
+	forge_new(&f, order);
+	damage->apply(&f);
+	replay(&f, log, cut, fate);
+	/* Never worse than it was, and what says that it is damaged still says so. */
+	assert_true(harm_in(&f) <= before);
+	if (f.result.corruptions > 0 && damage->apply == forge_stale_counts)
+		assert_true(forge_word(&f, LAYOUT_OFF_INCOMPATIBLE) == LAYOUT_INCOMPAT_DIRTY);
+	assert_int_equal(forge_check(&f, CHECK_REPAIR_ALL), 0);
+	forge_expect(&f, 0, 0);
+	assert_true(forge_word(&f, LAYOUT_OFF_INCOMPATIBLE) == 0);
+	forge_expect_data(&f);
+	forge_free(&f);
+}
+
+static void cut_everywhere(const struct forge_damage *damage, uint32_t order)
+{
+	struct qcow2_storage lower;
+	struct forge f;
+	uint64_t before;
+	size_t n;
+
+	forge_new(&f, order);
+	damage->apply(&f);
+	before = harm_in(&f);
+	lower = f.st;
+	assert_int_equal(storage_record_new(&f.st, lower, true, NULL), 0);
+	assert_int_equal(forge_check(&f, CHECK_REPAIR_ALL), 0);
+	n = storage_record_entries(f.st);
+	for (size_t cut = 0; cut <= n; cut++) {
+		enum storage_op op =
+			cut < n ? storage_record_entry(f.st, cut).op : STORAGE_OP_FLUSH;
+
+		if (op != STORAGE_OP_WRITE && op != STORAGE_OP_FLUSH)
+			continue;
+		for (unsigned fate = 0; fate < FATES; fate++)
+			finish_after(damage, order, f.st, cut, fate, before);
+	}
+	forge_free(&f);
+}
+
+static void a_power_cut_anywhere_can_be_finished(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < FORGE_DAMAGES; i++) {
+		cut_everywhere(&forge_damages[i], 4);
+		cut_everywhere(&forge_damages[i], 2);
+	}
+}
+
+/* ---- faults ---- */
+
+static void finish_after_fault(struct forge *f)
+{
+	assert_int_equal(forge_check(f, CHECK_REPAIR_ALL), 0);
+	forge_expect(f, 0, 0);
+	forge_expect_data(f);
+}
+
+/* The n-th operation fails. Returns whether there was one. */
+static bool fail_nth(const struct forge_damage *damage, enum storage_op op, uint64_t nth,
+		     uint64_t times)
+{
+	struct storage_fault_rule rule = {
+		.op = op, .nth = nth, .times = times, .code = -ENOSPC, .short_bytes = 700};
+	struct qcow2_storage lower;
+	struct forge f;
+	bool hit;
+	int ret;
+
+	forge_new(&f, 4);
+	damage->apply(&f);
+	lower = f.st;
+	assert_int_equal(storage_fault_new(&f.st, lower, NULL), 0);
+	assert_int_equal(storage_fault_add(f.st, &rule), 0);
+	ret = forge_check(&f, CHECK_REPAIR_ALL);
+	hit = storage_fault_seen(f.st, op) > nth;
+	if (hit) {
+		assert_int_equal(ret, -ENOSPC);
+		assert_true(f.err.message[0] != '\0');
+		assert_true(f.result.check_errors > 0);
+	} else {
+		assert_int_equal(ret, 0);
+	}
+	storage_fault_clear(f.st);
+	finish_after_fault(&f);
+	forge_free(&f);
+	return hit;
+}
+
+static void any_failing_operation_is_said_and_can_be_finished(void **state)
+{
+	static const enum storage_op ops[] = {STORAGE_OP_READ, STORAGE_OP_WRITE, STORAGE_OP_FLUSH};
+
+	(void)state;
+	for (size_t i = 0; i < FORGE_DAMAGES; i++) {
+		for (size_t k = 0; k < ARRAY_LEN(ops); k++) {
+			uint64_t n = 0;
+
+			while (fail_nth(&forge_damages[i], ops[k], n, 1))
+				n++;
+			assert_true(n > 0);
+			fail_nth(&forge_damages[i], ops[k], 0, UINT64_MAX);
+		}
+	}
+}
+
+static uint64_t allocations_left;
+
+static bool grant(size_t size)
+{
+	(void)size;
+	return allocations_left == UINT64_MAX || allocations_left-- > 0;
+}
+
+static void any_lack_of_memory_is_said_and_can_be_finished(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < FORGE_DAMAGES; i++) {
+		int ret = -ENOMEM;
+
+		for (uint64_t n = 0; ret != 0; n++) {
+			struct forge f;
+
+			forge_new(&f, 4);
+			forge_damages[i].apply(&f);
+			allocations_left = n;
+			mem_fault_hook = grant;
+			ret = forge_check(&f, CHECK_REPAIR_ALL);
+			mem_fault_hook = NULL;
+			assert_true(ret == 0 || ret == -ENOMEM);
+			finish_after_fault(&f);
+			forge_free(&f);
+		}
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_power_cut_anywhere_can_be_finished),
+		cmocka_unit_test(any_failing_operation_is_said_and_can_be_finished),
+		cmocka_unit_test(any_lack_of_memory_is_said_and_can_be_finished),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
