@@ -18,6 +18,7 @@ static int fill_place(struct data_chunk *c, const struct data_place *p, unsigned
 
 	if (m->geometry.data_file) /* the file as a whole is the caller's */
 		return 0;
+	meta_need_end(c->w->m, p->host_off + len);
 	if (prealloc == QCOW2_PREALLOC_FULL)
 		return storage_zero(m->data, p->host_off, len, 0, err);
 	if (!p->fresh && !m->geometry.extended_l2)

@@ -25,9 +25,10 @@ int image_prepare_writing(struct qcow2_storage file, const char *path, struct qc
 				 path);
 	if (!(bits & LAYOUT_INCOMPAT_DIRTY))
 		return 0;
-	return error_set(err, -ENOTSUP,
-			 "\"%s\" wasn't closed, and repairing its refcounts isn't supported yet",
-			 path);
+	ret = check_repair_dirty(file, err);
+	if (ret < 0)
+		error_prefix(err, "\"%s\" wasn't closed and couldn't be repaired", path);
+	return ret;
 }
 
 static int start_engine(struct qcow2_image *image, const struct qcow2_open_options *options,

@@ -164,9 +164,11 @@ int meta_freed_reserve(struct meta_freed_list *f, size_t n);
 struct meta_order {
 	struct meta_slot commit;
 	struct meta_slot reaping;
-	_Atomic uint64_t depends; /* counts changes that have to wait for data or counts */
-	uint64_t depends_done;	  /* owned by the commit: what an earlier one has covered */
-	_Atomic int failed;	  /* negative errno: rule 12, or the image is corrupt */
+	_Atomic uint64_t depends;    /* counts changes that have to wait for data or counts */
+	uint64_t depends_done;	     /* owned by the commit: what an earlier one has covered */
+	_Atomic int failed;	     /* negative errno: rule 12, or the image is corrupt */
+	_Atomic uint64_t needed_end; /* the file has to reach there before tables are written */
+	uint64_t known_end;	     /* it does to there; owned by the commit */
 	pthread_mutex_t lock;
 	/* guarded by lock */
 	uint64_t *l1_dirty;		/* a bit a sector of the L1 table */
@@ -191,6 +193,11 @@ int meta_relieve(struct meta *m, struct qcow2_error *err);
 int meta_check_sound(struct meta *m, struct qcow2_error *err);
 /* Nothing is changed from now on, for the reason in why. */
 void meta_fail(struct meta *m, const struct qcow2_error *why);
+/*
+ * The map will point to what ends at host_off, of which nothing may have been written because it
+ * reads as zeros. Rule 14.
+ */
+void meta_need_end(struct meta *m, uint64_t host_off);
 /* A flush of the data file and the image file; the image has failed if it fails (rule 12). */
 int meta_barrier(struct meta *m, struct qcow2_error *err);
 /*

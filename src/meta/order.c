@@ -220,6 +220,37 @@ static int take_copies(struct meta *m, struct commit *c, bool all_counts, struct
 	return ret;
 }
 
+void meta_need_end(struct meta *m, uint64_t host_off)
+{
+	_Atomic uint64_t *end = &m->engine->order.needed_end;
+	uint64_t old = atomic_load(end);
+
+	while (old < host_off && !atomic_compare_exchange_weak(end, &old, host_off))
+		;
+}
+
+/*
+ * Rule 14. Not by setting the file's size, which might cut off what somebody is just writing
+ * behind it; the last sector of what isn't in the file yet holds nothing.
+ */
+static int reach_end(struct meta *m, struct qcow2_error *err)
+{
+	static const uint8_t zeros[LAYOUT_SECTOR];
+	struct meta_order *o = &m->engine->order;
+	uint64_t needed = atomic_load(&o->needed_end);
+	uint64_t size;
+	int ret;
+
+	if (needed <= o->known_end || m->engine->device || META_BROKEN(14))
+		return 0;
+	ret = storage_size(m->file, &size, err);
+	if (ret == 0 && size < needed)
+		ret = storage_write(m->file, zeros, sizeof(zeros), needed - sizeof(zeros), err);
+	if (ret == 0)
+		o->known_end = needed;
+	return ret;
+}
+
 static int write_copies(struct meta *m, const struct commit *c, bool durable,
 			struct qcow2_error *err)
 {
@@ -232,6 +263,8 @@ static int write_copies(struct meta *m, const struct commit *c, bool durable,
 		ret = meta_cache_write_dirty(m->engine->refs, &c->refs, err);
 	if (ret == 0 && tables)
 		ret = excuse_counts(m, err);
+	if (ret == 0 && tables)
+		ret = reach_end(m, err);
 	if (ret == 0 && tables && c->depends && !META_BROKEN(1))
 		ret = meta_barrier(m, err);
 	if (ret == 0 && tables)

@@ -129,6 +129,7 @@ static int write_first_state(struct meta *m, const struct meta_run *run, uint64_
 
 	if (META_BROKEN(5))
 		return 0;
+	meta_need_end(m, meta_off_of(m, run->first) + cs);
 	if (old_off == 0)
 		return run->fresh ? 0
 				  : storage_zero(m->file, meta_off_of(m, run->first), cs, 0, err);
