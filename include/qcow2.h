@@ -325,7 +325,7 @@ int qcow2_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned preall
  * Writes everything back, makes it durable, and leaves the image as clean as it can be: no dirty
  * bit, no free space at the end of its file. For who wants to know that closing works; what comes
  * after it is qcow2_close, every other change gets -EINVAL. Nothing happens if the image isn't open
- * for writing.
+ * for writing. One that failed may be tried again.
  */
 int qcow2_finish(struct qcow2_image *image, struct qcow2_error *err);
 

@@ -218,7 +218,7 @@ int qcow2_finish(struct qcow2_image *image, struct qcow2_error *err)
 		return 0;
 	meta_gate_close(&w->m->engine->gate);
 	ret = meta_engine_finish(w->m, err);
-	image->qcow2->finished = true;
+	image->qcow2->finished = ret == 0;
 	meta_gate_open(&w->m->engine->gate);
 	if (ret < 0)
 		error_prefix(err, "finishing \"%s\"", image->path);
