@@ -97,6 +97,7 @@ void meta_drop(struct meta *m, uint64_t first, uint64_t n, bool give_back)
 	if (meta_freed_reserve(d, 1) == 0)
 		d->list[d->count++] =
 			(struct meta_freed){.first = first, .nclusters = n, .give_back = give_back};
+	atomic_store_explicit(&o->ndropped, d->count, memory_order_relaxed);
 	pthread_mutex_unlock(&o->lock);
 }
 

@@ -168,7 +168,7 @@ int meta_barrier(struct meta *m, struct qcow2_error *err)
 		ret = storage_flush(m->data, err);
 	if (ret == 0)
 		ret = storage_flush(m->file, err);
-	if (ret < 0) {
+	if (ret < 0 && !META_BROKEN(12)) {
 		struct qcow2_error why = {.code = ret};
 
 		if (err)
@@ -294,6 +294,7 @@ static void bury(struct meta *m, size_t n)
 	if (n > 0) {
 		memmove(from->list, from->list + n, (from->count - n) * sizeof(*from->list));
 		from->count -= n;
+		atomic_store_explicit(&o->ndropped, from->count, memory_order_relaxed);
 	}
 	pthread_mutex_unlock(&o->lock);
 }
@@ -371,14 +372,10 @@ int meta_commit_counts(struct meta *m, struct qcow2_error *err)
 
 int meta_relieve(struct meta *m, struct qcow2_error *err)
 {
-	struct meta_order *o = &m->engine->order;
-	bool many;
 	int ret;
 
-	pthread_mutex_lock(&o->lock);
-	many = o->dropped.count > DROPPED_MANY;
-	pthread_mutex_unlock(&o->lock);
-	if (!many)
+	/* asked after every request, so without the lock */
+	if (atomic_load_explicit(&m->engine->order.ndropped, memory_order_relaxed) < DROPPED_MANY)
 		return 0;
 	ret = meta_commit(m, true, err);
 	if (ret == 0)
@@ -415,7 +412,7 @@ int meta_guard_check(struct meta *m, uint64_t host_off, uint64_t len_bytes, enum
 	uint64_t hit_off;
 
 	hit = meta_guard_find(&m->engine->guard, host_off, len_bytes, own, &hit_off);
-	if (hit == META_REGION_NONE)
+	if (hit == META_REGION_NONE || META_BROKEN(13))
 		return 0;
 	error_set_at(err, -EUCLEAN, QCOW2_NO_OFFSET, hit_off,
 		     "writing %" PRIu64 " bytes at host offset 0x%" PRIx64
