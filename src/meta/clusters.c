@@ -87,7 +87,8 @@ void meta_drop(struct meta *m, uint64_t first, uint64_t n, bool give_back)
 		return;
 	}
 	pthread_mutex_lock(&o->lock);
-	last = d->count ? &d->list[d->count - 1] : NULL;
+	/* what the commit that runs has counted stays as it is: it doesn't cover more */
+	last = d->count > o->cut ? &d->list[d->count - 1] : NULL;
 	if (last && last->first + last->nclusters == first && last->give_back == give_back) {
 		last->nclusters += n;
 		pthread_mutex_unlock(&o->lock);

@@ -173,6 +173,7 @@ struct meta_order {
 	/* guarded by lock */
 	uint64_t *l1_dirty;		/* a bit a sector of the L1 table */
 	struct meta_freed_list dropped; /* since the last commit began */
+	size_t cut;			/* of those, what the commit that runs gives away */
 	_Atomic size_t ndropped;	/* its length, to be looked at without the lock */
 	struct meta_freed_list graves;	/* their tables are durable */
 	uint64_t started, done;		/* commits with barrier two; for who shares one */

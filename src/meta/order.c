@@ -207,7 +207,7 @@ static int take_copies(struct meta *m, struct commit *c, bool all_counts, struct
 	int ret;
 
 	pthread_mutex_lock(&o->lock);
-	c->ngraves = o->dropped.count;
+	c->ngraves = o->cut = o->dropped.count;
 	pthread_mutex_unlock(&o->lock);
 	ret = meta_cache_take_dirty(m->l2, &c->l2, err);
 	if (ret == 0)
@@ -296,6 +296,7 @@ static void bury(struct meta *m, size_t n)
 		from->count -= n;
 		atomic_store_explicit(&o->ndropped, from->count, memory_order_relaxed);
 	}
+	o->cut = 0;
 	pthread_mutex_unlock(&o->lock);
 }
 
