@@ -156,6 +156,13 @@ static uint64_t serious(const struct check_run *run)
 	return run->result->corruptions - run->found[CHECK_L1_COPIED] - run->found[CHECK_L2_COPIED];
 }
 
+static int report_needs_rebuild(struct check_run *run)
+{
+	const struct check_report r = check_blank(CHECK_NEEDS_REBUILD);
+
+	return check_found(run, &r);
+}
+
 static int repair_leaks(struct check_run *run, struct qcow2_error *err)
 {
 	int ret = check_repair_counts(run, false, err);
@@ -165,13 +172,33 @@ static int repair_leaks(struct check_run *run, struct qcow2_error *err)
 	return ret;
 }
 
+/*
+ * A file that ends too early isn't made longer: what is missing would come back as zeros, or as
+ * part of the new structure, and nothing would tell any more that it is lost.
+ */
+static bool is_cut_off(const struct check_run *run)
+{
+	return run->found[CHECK_DATA_PAST_END] > 0 || run->found[CHECK_L2_PAST_END] > 0 ||
+	       run->found[CHECK_TABLE_PAST_END] > 0;
+}
+
+static int repair_refcounts(struct check_run *run, struct qcow2_error *err)
+{
+	int ret = 0;
+
+	if (run->needs_rebuild && !is_cut_off(run))
+		return check_rebuild(run, err);
+	if (run->needs_rebuild)
+		ret = report_needs_rebuild(run);
+	return ret == 0 ? check_repair_counts(run, true, err) : ret;
+}
+
 static int repair_all(struct check_run *run, struct qcow2_error *err)
 {
 	int ret = check_snapshots_write(run, err);
 
 	if (ret == 0)
-		ret = run->needs_rebuild ? check_rebuild(run, err)
-					 : check_repair_counts(run, true, err);
+		ret = repair_refcounts(run, err);
 	if (ret == 0)
 		ret = check_snapshots_switch(run, err);
 	if (ret == 0)
@@ -195,11 +222,8 @@ static int run_once(struct check_run *run, bool *repaired, struct qcow2_error *e
 		*repaired = true;
 		return repair_all(run, err);
 	}
-	if (run->needs_rebuild) {
-		struct check_report r = check_blank(CHECK_NEEDS_REBUILD);
-
-		return check_found(run, &r);
-	}
+	if (run->needs_rebuild)
+		return report_needs_rebuild(run);
 	*repaired = true;
 	return repair_leaks(run, err);
 }

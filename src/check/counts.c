@@ -13,7 +13,7 @@
 #include "base/alloc.h"
 #include "base/num.h"
 
-#define POOL_CHUNKS 1024u
+#define POOL_CHUNKS 256u
 #define IN_OVERFLOW 255u
 #define MAP_SLOTS_MIN 64u
 

@@ -75,7 +75,7 @@ static const struct entry catalogue[CHECK_FINDINGS] = {
 	[CHECK_REFBLOCK_SHARED] = {"refblock-shared", CORRUPT, false,
 				   "refcount block that is used as something else too"},
 	[CHECK_NEEDS_REBUILD] = {"needs-rebuild", FAILED, false,
-				 "leaks can't be repaired before the refcounts are rebuilt"},
+				 "the refcounts have to be rebuilt first"},
 	[CHECK_SNAPSHOTS_DATA_FILE] = {"snapshots-data-file", CORRUPT, false,
 				       "internal snapshots although there is an external data"
 				       " file"},

@@ -16,7 +16,7 @@
 
 #define RUN_PIECE 65536u    /* tables are read in pieces of this size, a multiple of 512 */
 #define RUN_REFBLOCK_BAD 1u /* no place of a block: the entry of the refcount table is damaged */
-#define RUN_STORED_SLICES 64u
+#define RUN_STORED_SLICES 16u
 #define RUN_STORED_SLICE_LEN 4096u
 
 /* A range of the file that a number of tables have in common. */

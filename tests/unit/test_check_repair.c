@@ -115,6 +115,25 @@ static void nothing_is_freed_while_references_may_be_hidden(void **state)
 	}
 }
 
+/* Found by fuzzing: the new refcount table went where the lost L1 table had been. */
+static void a_file_that_was_cut_off_is_not_made_longer(void **state)
+{
+	struct forge f;
+	uint64_t size;
+
+	(void)state;
+	forge_new(&f, 4);
+	forge_no_block(&f);
+	assert_int_equal(storage_truncate(f.st, FORGE_L2B * FORGE_CS, NULL), 0);
+	assert_int_equal(forge_check(&f, CHECK_REPAIR_ALL), 0);
+	assert_int_equal(f.result.check_errors, 1);
+	assert_true(f.result.corruptions > 0);
+	assert_int_equal(storage_size(f.st, &size, NULL), 0);
+	assert_true(size == FORGE_L2B * FORGE_CS);
+	assert_int_equal(check_repair_dirty(f.st, &f.err), -EIO);
+	forge_free(&f);
+}
+
 static void more_references_than_the_width_holds_stay_a_corruption(void **state)
 {
 	struct forge f;
@@ -327,6 +346,7 @@ int main(void)
 		cmocka_unit_test(leaks_alone_are_mended_on_demand),
 		cmocka_unit_test(repairing_leaks_leaves_corruptions),
 		cmocka_unit_test(nothing_is_freed_while_references_may_be_hidden),
+		cmocka_unit_test(a_file_that_was_cut_off_is_not_made_longer),
 		cmocka_unit_test(more_references_than_the_width_holds_stay_a_corruption),
 		cmocka_unit_test(two_owners_both_lose_the_flag),
 		cmocka_unit_test(an_unaligned_zero_cluster_becomes_a_plain_one),
