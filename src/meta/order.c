@@ -157,6 +157,7 @@ struct commit {
 	struct meta_dirty_list l2, refs;
 	struct l1_copy l1;
 	bool depends;	/* something in the tables has to wait for barrier one */
+	uint64_t seen;	/* changes that were counted before it began; a barrier covers them */
 	size_t ngraves; /* of what was dropped before it began */
 };
 
@@ -203,9 +204,9 @@ static int excuse_counts(struct meta *m, struct qcow2_error *err)
 static int take_copies(struct meta *m, struct commit *c, bool all_counts, struct qcow2_error *err)
 {
 	struct meta_order *o = &m->engine->order;
-	uint64_t depends = atomic_load(&o->depends);
 	int ret;
 
+	c->seen = atomic_load(&o->depends);
 	pthread_mutex_lock(&o->lock);
 	c->ngraves = o->cut = o->dropped.count;
 	pthread_mutex_unlock(&o->lock);
@@ -215,8 +216,6 @@ static int take_copies(struct meta *m, struct commit *c, bool all_counts, struct
 	c->depends = atomic_load(&o->depends) != o->depends_done;
 	if (ret == 0 && (all_counts || !m->engine->lazy))
 		ret = meta_cache_take_dirty(m->engine->refs, &c->refs, err);
-	if (ret == 0)
-		o->depends_done = depends;
 	return ret;
 }
 
@@ -254,6 +253,7 @@ static int reach_end(struct meta *m, struct qcow2_error *err)
 static int write_copies(struct meta *m, const struct commit *c, bool durable,
 			struct qcow2_error *err)
 {
+	struct meta_order *o = &m->engine->order;
 	bool tables = c->l2.count > 0 || c->l1.count > 0;
 	int ret = 0;
 
@@ -273,7 +273,12 @@ static int write_copies(struct meta *m, const struct commit *c, bool durable,
 		ret = write_l1(m, &c->l1, err);
 	if (ret == 0 && META_BROKEN(2))
 		ret = meta_cache_write_dirty(m->engine->refs, &c->refs, err);
-	return ret == 0 && durable ? meta_barrier(m, err) : ret;
+	if (ret == 0 && durable)
+		ret = meta_barrier(m, err);
+	/* without a barrier a change that isn't in the copies yet still needs one */
+	if (ret == 0 && (durable || (tables && c->depends)))
+		o->depends_done = c->seen;
+	return ret;
 }
 
 /* The first n of what was dropped can be given away when nobody looks at it any more. */
@@ -302,7 +307,6 @@ static void bury(struct meta *m, size_t n)
 
 static int run_commit(struct meta *m, bool durable, bool all_counts, struct qcow2_error *err)
 {
-	struct meta_order *o = &m->engine->order;
 	struct commit c = {0};
 	int ret = meta_check_sound(m, err);
 
@@ -313,9 +317,7 @@ static int run_commit(struct meta *m, bool durable, bool all_counts, struct qcow
 	meta_cache_put_dirty(m->l2, &c.l2, ret == 0);
 	meta_cache_put_dirty(m->engine->refs, &c.refs, ret == 0);
 	put_l1(m, &c.l1, ret == 0);
-	if (ret < 0) /* what was covered isn't known: wait again */
-		o->depends_done = UINT64_MAX;
-	else if (durable)
+	if (ret == 0 && durable)
 		bury(m, c.ngraves);
 	return ret;
 }

@@ -129,10 +129,12 @@ static int write_first_state(struct meta *m, const struct meta_run *run, uint64_
 
 	if (META_BROKEN(5))
 		return 0;
-	meta_need_end(m, meta_off_of(m, run->first) + cs);
-	if (old_off == 0)
+	if (old_off == 0) {
+		/* not of a copy: a commit beside us might write over its last sector */
+		meta_need_end(m, meta_off_of(m, run->first) + cs);
 		return run->fresh ? 0
 				  : storage_zero(m->file, meta_off_of(m, run->first), cs, 0, err);
+	}
 	table = mem_alloc(cs, 1);
 	if (!table)
 		return error_errno(err, -ENOMEM, "can't copy an L2 table");
