@@ -302,6 +302,11 @@ static const struct row rows[] = {
 };
 #define NROWS (sizeof(rows) / sizeof(rows[0]))
 
+void info_rows_put_specific(struct cli_out *out, const struct qcow2_info *info)
+{
+	put_specific(out, "Format specific information", info);
+}
+
 void info_rows_put(struct cli_out *out, const struct qcow2_info *info)
 {
 	size_t place, i;

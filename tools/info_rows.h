@@ -9,4 +9,7 @@
 /* The members of one image, into whatever is open in out. */
 void info_rows_put(struct cli_out *out, const struct qcow2_info *info);
 
+/* The same, but "Format specific information" alone, as text. */
+void info_rows_put_specific(struct cli_out *out, const struct qcow2_info *info);
+
 #endif

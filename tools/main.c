@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The `qcow2` command: a table of verbs. What a verb does stands in its verb_*.c. */
+/*
+ * The `qcow2` command: a table of verbs. What a verb does stands in its verb_*.c. Called by the
+ * name of another program that it stands in for, it is that program.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +22,16 @@ static const struct verb verbs[] = {
 	{&create_command, verb_create},	  {&info_command, verb_info},
 	{&map_command, verb_map},	  {&convert_command, verb_convert},
 	{&compare_command, verb_compare}, {&dump_command, verb_dump},
+	{&io_command, verb_io},
 };
 #define NVERBS (sizeof(verbs) / sizeof(verbs[0]))
+
+static const struct {
+	const char *name;
+	int (*run)(int argc, char **argv);
+} faces[] = {
+	{"qemu-io", face_qemu_io},
+};
 
 static void print_help(FILE *f)
 {
@@ -76,8 +87,13 @@ static int help(int argc, char **argv)
 /* *failure_status is the exit code when the output gets lost. */
 static int run(int argc, char **argv, int *failure_status)
 {
+	const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
 	const struct verb *verb;
+	size_t i;
 
+	for (i = 0; argc > 0 && i < sizeof(faces) / sizeof(faces[0]); i++)
+		if (strcmp(slash ? slash + 1 : argv[0], faces[i].name) == 0)
+			return faces[i].run(argc, argv);
 	if (argc < 2) {
 		print_help(stderr);
 		return EXIT_FAILURE;

@@ -11,6 +11,7 @@ int verb_convert(int argc, char **argv);
 int verb_create(int argc, char **argv);
 int verb_dump(int argc, char **argv);
 int verb_info(int argc, char **argv);
+int verb_io(int argc, char **argv);
 int verb_map(int argc, char **argv);
 
 extern const struct cli_command compare_command;
@@ -18,6 +19,10 @@ extern const struct cli_command convert_command;
 extern const struct cli_command create_command;
 extern const struct cli_command dump_command;
 extern const struct cli_command info_command;
+extern const struct cli_command io_command;
 extern const struct cli_command map_command;
+
+/* The programs that the command stands in for, when it is called by their names. */
+int face_qemu_io(int argc, char **argv);
 
 #endif

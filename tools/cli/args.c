@@ -260,10 +260,12 @@ static void put_forms(char *line, size_t size, const struct cli_option *group, s
 void cli_print_help(const struct cli_command *command)
 {
 	static const struct cli_option help = {'h', "help", .help = "show this"};
+	/* a program that we stand in for has none */
+	bool has_verbs = strcmp(cli_program(), "qcow2") == 0;
 	size_t n = count_options(command), i, next;
 
-	printf("Usage: qcow2 %s [OPTION]... %s\n%s\n\n", command->name, command->operands,
-	       command->summary);
+	printf("Usage: %s%s%s [OPTION]... %s\n%s\n\n", cli_program(), has_verbs ? " " : "",
+	       has_verbs ? command->name : "", command->operands, command->summary);
 	for (i = 0; i <= n; i = next) {
 		const struct cli_option *o = i < n ? &command->options[i] : &help;
 		char line[200];

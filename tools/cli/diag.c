@@ -16,6 +16,19 @@
 #include "cli/utf8.h"
 
 #define SENTENCE_SIZE 4096
+#define DEFAULT_PROGRAM "qcow2"
+
+static const char *program = DEFAULT_PROGRAM;
+
+void cli_set_program(const char *name)
+{
+	program = name;
+}
+
+const char *cli_program(void)
+{
+	return program;
+}
 
 static void say(const char *before, const char *fmt, va_list args)
 	__attribute__((format(printf, 2, 0)));
@@ -26,7 +39,7 @@ static void say(const char *before, const char *fmt, va_list args)
 
 	vsnprintf(sentence, sizeof(sentence), fmt, args);
 	fflush(stdout);
-	fputs(before, stderr);
+	fprintf(stderr, "%s: %s", program, before);
 	cli_text_put(stderr, sentence);
 	fputc('\n', stderr);
 }
@@ -36,7 +49,7 @@ int cli_error(const char *fmt, ...)
 	va_list args;
 
 	va_start(args, fmt);
-	say("qcow2: ", fmt, args);
+	say("", fmt, args);
 	va_end(args);
 	return EXIT_FAILURE;
 }
@@ -46,7 +59,7 @@ void cli_warn(const char *fmt, ...)
 	va_list args;
 
 	va_start(args, fmt);
-	say("qcow2: warning: ", fmt, args);
+	say("warning: ", fmt, args);
 	va_end(args);
 }
 
@@ -55,9 +68,12 @@ int cli_usage(const char *verb, const char *fmt, ...)
 	va_list args;
 
 	va_start(args, fmt);
-	say("qcow2: ", fmt, args);
+	say("", fmt, args);
 	va_end(args);
-	fprintf(stderr, "Try 'qcow2 %s%s--help' for more information\n", verb ? verb : "",
+	/* a program that we stand in for has no verbs */
+	if (strcmp(program, DEFAULT_PROGRAM) != 0)
+		verb = NULL;
+	fprintf(stderr, "Try '%s %s%s--help' for more information\n", program, verb ? verb : "",
 		verb ? " " : "");
 	return EXIT_FAILURE;
 }

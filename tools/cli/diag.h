@@ -5,6 +5,10 @@
 
 #include <stdbool.h>
 
+/* The name that messages begin with, "qcow2" without this call. The string has to stay. */
+void cli_set_program(const char *name);
+const char *cli_program(void);
+
 /*
  * "qcow2: <sentence>" in one line on standard error, made safe for terminals. Returns 1, the exit
  * code of failure, so that `return cli_error(...)` works.

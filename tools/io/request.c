@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: MIT */
+/* Reads and writes, for the commands that wait for them and for those that don't. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli/diag.h"
+#include "cli/utf8.h"
+#include "io/guard.h"
+#include "io/request.h"
+#include "io/text.h"
+
+#define BUFFER_ALIGN 4096
+#define MISALIGN 16
+
+void io_request_init(struct io_request *request, struct io *io, const char *name, bool write)
+{
+	memset(request, 0, sizeof(*request));
+	request->io = io;
+	request->name = name;
+	request->write = write;
+	request->done = write ? "wrote" : "read";
+	request->pattern = IO_PATTERN;
+	request->quiet = io->quiet;
+}
+
+void io_request_release(struct io_request *request)
+{
+	free(request->memory);
+	free(request->iov);
+}
+
+int io_request_buffer(struct io_request *request)
+{
+	size_t before = request->io->misalign ? MISALIGN : 0;
+	void *memory = NULL;
+
+	/* a buffer of nothing is a buffer too */
+	if (posix_memalign(&memory, BUFFER_ALIGN, before + (size_t)request->len_bytes + 1) != 0) {
+		cli_error("no memory for %" PRIu64 " bytes", request->len_bytes);
+		return -ENOMEM;
+	}
+	request->memory = memory;
+	request->buf = request->memory + before;
+	memset(request->buf, request->pattern, (size_t)request->len_bytes);
+	return 0;
+}
+
+static void tell_file(const char *path, const char *what)
+{
+	fflush(stdout);
+	cli_text_put(stderr, path);
+	fprintf(stderr, ": %s\n", what);
+}
+
+/* *len: how many bytes there are of it, at most the whole buffer. */
+static int read_file(FILE *f, const char *path, uint8_t *buf, size_t *len)
+{
+	*len = fread(buf, 1, *len, f);
+	if (ferror(f)) {
+		tell_file(path, strerror(errno));
+		return -EIO;
+	}
+	if (*len == 0) {
+		tell_file(path, "file is empty");
+		return -EINVAL;
+	}
+	return 0;
+}
+
+int io_request_fill_from(struct io_request *request, const char *path)
+{
+	size_t len = (size_t)request->len_bytes, have = len, i;
+	FILE *f = fopen(path, "r");
+	int rc;
+
+	if (!f) {
+		rc = -errno;
+		tell_file(path, strerror(errno));
+		return rc;
+	}
+	rc = len > 0 ? read_file(f, path, request->buf, &have) : 0;
+	fclose(f);
+	for (i = have; rc == 0 && i < len; i++)
+		request->buf[i] = request->buf[i - have];
+	return rc;
+}
+
+uint64_t io_now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+int io_check_range(const struct io *io, uint64_t guest_off, uint64_t len_bytes,
+		   struct qcow2_error *err)
+{
+	uint64_t size = qcow2_size(io->image);
+
+	if (guest_off <= size && len_bytes <= size - guest_off)
+		return 0;
+	return io_reason(err, -EIO,
+			 "%" PRIu64 " bytes at offset %" PRIu64
+			 " pass the end of the disk, which has %" PRIu64,
+			 len_bytes, guest_off, size);
+}
+
+static int perform(struct io_request *r)
+{
+	struct iovec whole = {.iov_base = r->buf, .iov_len = (size_t)r->len_bytes};
+	const struct iovec *iov = r->iov ? r->iov : &whole;
+	int niov = r->iov ? r->niov : 1;
+	int rc = io_check_range(r->io, r->guest_off, r->len_bytes, &r->err);
+
+	if (rc < 0)
+		return rc;
+	if (!r->write)
+		return qcow2_preadv(r->io->image, iov, niov, r->guest_off, &r->err);
+	if (io_guard_concerns(r))
+		return io_guard_write(r);
+	if (r->zero)
+		return qcow2_write_zeroes(r->io->image, r->guest_off, r->len_bytes, r->flags,
+					  &r->err);
+	return qcow2_pwritev(r->io->image, iov, niov, r->guest_off, r->flags, &r->err);
+}
+
+void io_request_perform(struct io_request *request)
+{
+	uint64_t start = io_now_ns();
+
+	request->result = perform(request);
+	request->elapsed_ns = io_now_ns() - start;
+}
+
+void io_tell_failure(const struct io *io, const char *name, int code, const struct qcow2_error *err)
+{
+	/* damage that stops a write has a number of its own here, not there */
+	printf("%s failed: %s\n", name, strerror(code == -EUCLEAN ? EIO : -code));
+	if (!io->drop_in && err->message[0])
+		cli_error("%s", err->message);
+}
+
+static bool check(const struct io_request *r)
+{
+	const uint8_t *at = r->buf + r->check_off;
+	uint64_t i;
+
+	for (i = 0; i < r->check_len && at[i] == r->pattern; i++)
+		;
+	if (i == r->check_len)
+		return true;
+	printf("Pattern verification failed at offset %" PRIu64 ", %" PRIu64 " bytes\n",
+	       r->guest_off + r->check_off, r->check_len);
+	return false;
+}
+
+int io_request_tell(const struct io_request *r)
+{
+	int rc = r->result;
+
+	if (rc < 0) {
+		io_tell_failure(r->io, r->name, rc, &r->err);
+		return rc;
+	}
+	if (r->check && !check(r))
+		rc = -EINVAL;
+	if (r->quiet)
+		return rc;
+	if (r->dump)
+		io_print_dump(stdout, r->buf, (size_t)r->len_bytes, r->guest_off);
+	if (r->machine)
+		io_print_figures(stdout, r->len_bytes, r->elapsed_ns);
+	else
+		io_print_report(stdout, r->done, r->guest_off, r->len_bytes, r->elapsed_ns);
+	return rc;
+}
