@@ -375,12 +375,16 @@ int meta_commit_counts(struct meta *m, struct qcow2_error *err)
 
 int meta_relieve(struct meta *m, struct qcow2_error *err)
 {
+	unsigned ticket;
 	int ret;
 
 	/* asked after every request, so without the lock */
 	if (atomic_load_explicit(&m->engine->order.ndropped, memory_order_relaxed) < DROPPED_MANY)
 		return 0;
+	/* a commit walks over the L1 table, which a resize replaces while the gate is closed */
+	ticket = meta_gate_enter(&m->engine->gate);
 	ret = meta_commit(m, true, err);
+	meta_gate_leave(&m->engine->gate, ticket);
 	if (ret == 0)
 		meta_reap(m, false);
 	return ret;
