@@ -18,6 +18,7 @@
 #include "meta/engine.h"
 
 #define WORDS (META_PAGE_CLUSTERS / 64)
+#define PAGES_WALKED_MAX 65536 /* to find the end of what is used: a sparse file may be endless */
 
 int meta_alloc_init(struct meta *m, struct qcow2_error *err)
 {
@@ -28,7 +29,9 @@ int meta_alloc_init(struct meta *m, struct qcow2_error *err)
 	if (ret < 0)
 		return ret;
 	pthread_mutex_init(&a->lock, NULL);
-	a->fresh_from = m->engine->device ? UINT64_MAX : div_ceil(size, m->geometry.cluster_size);
+	a->in_file = div_ceil(size, m->geometry.cluster_size);
+	a->end = m->engine->device ? 0 : a->in_file;
+	a->fresh_from = m->engine->device ? UINT64_MAX : a->in_file;
 	return 0;
 }
 
@@ -186,14 +189,21 @@ static void mark_locked(struct meta_alloc *a, uint64_t first, uint64_t n, bool u
 	}
 }
 
+static void use_up_to_locked(struct meta_alloc *a, uint64_t behind)
+{
+	a->end = max_u64(a->end, behind);
+	if (a->fresh_from != UINT64_MAX)
+		a->fresh_from = max_u64(a->fresh_from, behind);
+}
+
 static void hand_out_locked(struct meta *m, uint64_t first, uint64_t n, struct meta_run *run)
 {
 	struct meta_alloc *a = &m->engine->alloc;
 
 	mark_locked(a, first, n, true);
 	*run = (struct meta_run){.first = first, .nclusters = n, .fresh = first >= a->fresh_from};
-	if (n > 0 && a->fresh_from != UINT64_MAX)
-		a->fresh_from = max_u64(a->fresh_from, first + n);
+	if (n > 0)
+		use_up_to_locked(a, first + n);
 }
 
 static int too_far(const struct meta *m, uint64_t n, struct qcow2_error *err)
@@ -244,6 +254,8 @@ int meta_alloc_find_at(struct meta *m, uint64_t first, uint64_t n, struct meta_r
 	*run = (struct meta_run){.first = first};
 	n = first < limit ? min_u64(n, limit - first) : 0;
 	pthread_mutex_lock(&a->lock);
+	if (first > max_u64(a->end, a->in_file)) /* an image may claim to go on anywhere */
+		n = 0;
 	while (ret == 0 && end < first + n) {
 		uint64_t idx = end / META_PAGE_CLUSTERS;
 		uint64_t base = idx * META_PAGE_CLUSTERS;
@@ -286,8 +298,7 @@ int meta_alloc_mark(struct meta *m, uint64_t first, uint64_t n, struct qcow2_err
 		ret = know_page_locked(m, idx, err);
 	if (ret == 0) {
 		mark_locked(a, first, n, true);
-		if (a->fresh_from != UINT64_MAX)
-			a->fresh_from = max_u64(a->fresh_from, first + n);
+		use_up_to_locked(a, first + n);
 	}
 	pthread_mutex_unlock(&a->lock);
 	return ret;
@@ -299,27 +310,72 @@ uint64_t meta_alloc_end(struct meta *m)
 	uint64_t end;
 
 	pthread_mutex_lock(&a->lock);
-	end = max_u64(a->fresh_from == UINT64_MAX ? 0 : a->fresh_from, a->hint);
+	end = max_u64(a->end, a->hint);
 	pthread_mutex_unlock(&a->lock);
 	return end;
 }
 
-int meta_alloc_last_used(struct meta *m, uint64_t end, uint64_t *behind, struct qcow2_error *err)
+/* Whether the last cluster below *end is in use; moves *end down over what isn't, within a page. */
+static int look_below(struct meta *m, uint64_t *end, bool *used, struct qcow2_error *err)
 {
 	struct meta_alloc *a = &m->engine->alloc;
+	uint64_t idx = (*end - 1) / META_PAGE_CLUSTERS;
+	uint64_t base = idx * META_PAGE_CLUSTERS;
+	struct meta_alloc_page page = {0};
+	bool known;
 	int ret = 0;
 
 	pthread_mutex_lock(&a->lock);
-	while (end > 0 && ret == 0) {
-		uint64_t idx = (end - 1) / META_PAGE_CLUSTERS;
-		unsigned pos = (unsigned)((end - 1) % META_PAGE_CLUSTERS);
-
-		ret = know_page_locked(m, idx, err);
-		if (ret == 0 && a->pages[idx]->used[pos / 64] >> (pos % 64) & 1)
-			break;
-		end--;
-	}
+	known = is_known_locked(a, idx);
+	if (known)
+		page = *a->pages[idx];
 	pthread_mutex_unlock(&a->lock);
+	if (!known) /* it isn't kept: there may be many, and nobody wants clusters from them */
+		ret = look_at_page(m, idx, &page, err);
+	for (*used = false; ret == 0 && *end > base && !*used; *end -= !*used) {
+		uint64_t pos = *end - 1 - base;
+
+		*used = page.used[pos / 64] >> (pos % 64) & 1;
+	}
+	return ret;
+}
+
+/* Below end, but above all pages that are known, where the last refcount block's range ends. */
+static int skip_uncounted(struct meta *m, uint64_t *end, struct qcow2_error *err)
+{
+	const uint32_t bits = m->geometry.refblock_bits;
+	struct meta_alloc *a = &m->engine->alloc;
+	uint64_t known, off = 0;
+	int ret = 0;
+
+	pthread_mutex_lock(&a->lock);
+	known = a->npages * META_PAGE_CLUSTERS;
+	pthread_mutex_unlock(&a->lock);
+	*end = min_u64(*end, max_u64(known, meta_refs_end(m)));
+	while (*end > known) {
+		ret = meta_refblock_off(m, (*end - 1) >> bits, &off, err);
+		if (ret < 0 || off != 0)
+			break;
+		*end = max_u64(known, (*end - 1) >> bits << bits);
+	}
+	return ret;
+}
+
+int meta_alloc_last_used(struct meta *m, uint64_t end, uint64_t *behind, struct qcow2_error *err)
+{
+	const uint64_t all = end;
+	bool used = false;
+	int ret = 0;
+
+	for (unsigned pages = 0; end > 0 && ret == 0 && !used; pages++) {
+		if (pages == PAGES_WALKED_MAX) {
+			end = all;
+			break;
+		}
+		ret = skip_uncounted(m, &end, err);
+		if (ret == 0 && end > 0)
+			ret = look_below(m, &end, &used, err);
+	}
 	*behind = end;
 	return ret;
 }

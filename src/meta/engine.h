@@ -39,10 +39,12 @@ struct meta_alloc_page {
 struct meta_alloc {
 	pthread_mutex_t lock;
 	/* guarded by lock */
+	uint64_t in_file;		/* clusters that the file had when it was opened */
 	struct meta_alloc_page **pages; /* NULL: not looked at yet */
 	size_t npages;
 	uint64_t hint;	     /* where the next search begins, as QEMU's (section 10.1) */
 	uint64_t fresh_from; /* clusters from here on read as zeros; never handed out before */
+	uint64_t end;	     /* no cluster from here on was ever handed out, or is in the file */
 };
 
 /* Clusters that lie together. */
@@ -66,7 +68,7 @@ void meta_alloc_give_back(struct meta *m, uint64_t first, uint64_t n);
 int meta_alloc_mark(struct meta *m, uint64_t first, uint64_t n, struct qcow2_error *err);
 /* The cluster behind all that was ever handed out or is in the file. */
 uint64_t meta_alloc_end(struct meta *m);
-/* Behind the last cluster in use below end. */
+/* Behind the last cluster in use below end; end, if finding that would take too long. */
 int meta_alloc_last_used(struct meta *m, uint64_t end, uint64_t *behind, struct qcow2_error *err);
 
 /* ---- refcounts (refcount.c, refgrow.c) ---- */
@@ -95,6 +97,8 @@ int meta_refs_lower(struct meta *m, uint64_t first, uint64_t n,
 /* Makes the refcount block of table index idx, while the slot `growing` isn't held by the caller.
  */
 int meta_refs_grow(struct meta *m, uint64_t idx, struct qcow2_error *err);
+/* Behind the last cluster that the refcount table has an entry for. */
+uint64_t meta_refs_end(const struct meta *m);
 /* The block's offset; 0: there is none. -EUCLEAN: the entry can't be used. */
 int meta_refblock_off(struct meta *m, uint64_t idx, uint64_t *off, struct qcow2_error *err);
 
@@ -189,7 +193,7 @@ int meta_commit(struct meta *m, bool durable, struct qcow2_error *err);
 int meta_commit_counts(struct meta *m, struct qcow2_error *err);
 /* Gives away what has waited long enough. all: the gate is closed, so that everything has. */
 void meta_reap(struct meta *m, bool all);
-/* Commits if a lot is waiting to be given away. */
+/* Commits if a lot is waiting to be given away. The caller isn't in the gate. */
 int meta_relieve(struct meta *m, struct qcow2_error *err);
 /* 0, or why nothing may be changed any more. */
 int meta_check_sound(struct meta *m, struct qcow2_error *err);

@@ -19,6 +19,13 @@ struct piece {
 	uint64_t n;
 };
 
+uint64_t meta_refs_end(const struct meta *m)
+{
+	const struct meta_reftable *t = atomic_load(&m->engine->reftable);
+
+	return (uint64_t)t->entries << m->geometry.refblock_bits;
+}
+
 int meta_refblock_off(struct meta *m, uint64_t idx, uint64_t *off, struct qcow2_error *err)
 {
 	const struct meta_reftable *t = atomic_load(&m->engine->reftable);

@@ -12,7 +12,8 @@
 struct engine_hook {
 	struct qcow2_storage lower;
 	unsigned flushes; /* seen */
-	/* NULL, or called before the operation; -errno makes it fail */
+	uint64_t size;	  /* what the file claims to have, unless 0 */
+	/* NULL, or called before the operation; -errno makes it fail, 1 succeed undone */
 	int (*before)(struct engine_hook *h, enum storage_op op, uint64_t host_off, uint64_t len);
 	void *opaque;
 };
@@ -49,7 +50,8 @@ static int engine_hook_size(void *self, uint64_t *size_bytes, struct qcow2_error
 {
 	struct engine_hook *h = self;
 
-	return storage_size(h->lower, size_bytes, err);
+	*size_bytes = h->size;
+	return h->size ? 0 : storage_size(h->lower, size_bytes, err);
 }
 
 static int engine_hook_preadv(void *self, const struct iovec *iov, int iovcnt, uint64_t off,
@@ -67,7 +69,7 @@ static int engine_hook_pwritev(void *self, const struct iovec *iov, int iovcnt, 
 	struct engine_hook *h = self;
 	int ret = engine_hook_ask(h, STORAGE_OP_WRITE, off, engine_hook_len(iov, iovcnt), err);
 
-	return ret < 0 ? ret : storage_writev(h->lower, iov, iovcnt, off, err);
+	return ret != 0 ? (ret < 0 ? ret : 0) : storage_writev(h->lower, iov, iovcnt, off, err);
 }
 
 static int engine_hook_flush(void *self, struct qcow2_error *err)
@@ -85,7 +87,7 @@ static int engine_hook_truncate(void *self, uint64_t size_bytes, struct qcow2_er
 	struct engine_hook *h = self;
 	int ret = engine_hook_ask(h, STORAGE_OP_TRUNCATE, size_bytes, 0, err);
 
-	return ret < 0 ? ret : storage_truncate(h->lower, size_bytes, err);
+	return ret != 0 ? (ret < 0 ? ret : 0) : storage_truncate(h->lower, size_bytes, err);
 }
 
 static const struct qcow2_storage_ops engine_hook_ops = {
@@ -114,6 +116,28 @@ static inline int engine_hook_open(struct engine_hook *h, const char *path,
 }
 
 /* ---- short forms ---- */
+
+static inline char *engine_make(void **state, const char *name, const char *options,
+				const char *size)
+{
+	char *path = image_tmp_path(state, name);
+
+	assert_int_equal(QEMU_IMG("create", "-q", "-f", "qcow2", "-o", options, path, size), 0);
+	return path;
+}
+
+/* Overwrites a big-endian word of a file. */
+static inline void engine_patch(const char *path, uint64_t off, uint64_t value)
+{
+	int fd = open(path, O_RDWR);
+	uint8_t bytes[8];
+
+	for (unsigned i = 0; i < 8; i++)
+		bytes[i] = (uint8_t)(value >> (56 - 8 * i));
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, bytes, 8, (off_t)off), 8);
+	close(fd);
+}
 
 static inline void engine_write(struct qcow2_image *image, uint64_t off, size_t len, int pattern)
 {

@@ -14,14 +14,6 @@
 
 #define CS 65536u
 
-static char *make_image(void **state, const char *name, const char *options, const char *size)
-{
-	char *path = image_tmp_path(state, name);
-
-	assert_int_equal(QEMU_IMG("create", "-q", "-f", "qcow2", "-o", options, path, size), 0);
-	return path;
-}
-
 /* The file as it is now, as after a crash. */
 static struct qcow2_image *open_copy(void **state, const char *path)
 {
@@ -49,7 +41,7 @@ static int discard_second(struct engine_hook *h, enum storage_op op, uint64_t of
 
 static void test_dropped_beside_commit_waits_for_the_next(void **state)
 {
-	char *path = make_image(state, "image", "cluster_size=64k", "4M");
+	char *path = engine_make(state, "image", "cluster_size=64k", "4M");
 	struct engine_hook h = {0};
 	struct qcow2_image *image, *copy;
 
@@ -79,7 +71,7 @@ static void test_dropped_beside_commit_waits_for_the_next(void **state)
  */
 static void test_change_beside_a_commit_without_tables_has_its_barrier(void **state)
 {
-	char *path = make_image(state, "image", "cluster_size=64k", "4M");
+	char *path = engine_make(state, "image", "cluster_size=64k", "4M");
 	struct engine_hook h = {0};
 	struct qcow2_image *image;
 	struct meta_entry e;
@@ -140,7 +132,7 @@ static int meet(struct engine_hook *h, enum storage_op op, uint64_t off, uint64_
 static void test_a_commit_leaves_a_table_alone_that_is_being_copied(void **state)
 {
 	const uint64_t last = (512u << 20) - CS;
-	char *path = make_image(state, "image", "cluster_size=64k", "2G");
+	char *path = engine_make(state, "image", "cluster_size=64k", "2G");
 	struct engine_hook h = {0};
 	struct meeting t = {0};
 	struct qcow2_image *copy;
