@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* long: the whole public interface is one header, each call documented in place */
 /*
  * libqcow2: disk images in the qcow2 format, read and written.
  *
@@ -108,7 +109,46 @@ struct qcow2_storage_ops {
 	 * others. Replaces what was held before. -EAGAIN when somebody else is in the way.
 	 */
 	int (*lock)(void *self, unsigned use, unsigned forbid, struct qcow2_error *err);
+	/* Told which step (QCOW2_EVENT_*) comes next, for layers that test. May be NULL. */
+	void (*event)(void *self, unsigned event);
 };
+
+/* Steps of reading and of changing an image, by the names that are known for them. */
+enum qcow2_event {
+	QCOW2_EVENT_NONE,
+	QCOW2_EVENT_L1_UPDATE,
+	QCOW2_EVENT_L1_GROW_ALLOC_TABLE,
+	QCOW2_EVENT_L1_GROW_WRITE_TABLE,
+	QCOW2_EVENT_L1_GROW_ACTIVATE_TABLE,
+	QCOW2_EVENT_L2_LOAD,
+	QCOW2_EVENT_L2_UPDATE,
+	QCOW2_EVENT_L2_ALLOC_WRITE,
+	QCOW2_EVENT_READ_AIO,
+	QCOW2_EVENT_COW_READ,
+	QCOW2_EVENT_WRITE_AIO,
+	QCOW2_EVENT_COW_WRITE,
+	QCOW2_EVENT_WRITE_COMPRESSED,
+	QCOW2_EVENT_REFTABLE_LOAD,
+	QCOW2_EVENT_REFTABLE_UPDATE,
+	QCOW2_EVENT_REFBLOCK_LOAD,
+	QCOW2_EVENT_REFBLOCK_UPDATE_PART,
+	QCOW2_EVENT_REFBLOCK_ALLOC,
+	QCOW2_EVENT_REFBLOCK_ALLOC_HOOKUP,
+	QCOW2_EVENT_REFBLOCK_ALLOC_WRITE,
+	QCOW2_EVENT_REFBLOCK_ALLOC_WRITE_BLOCKS,
+	QCOW2_EVENT_REFBLOCK_ALLOC_WRITE_TABLE,
+	QCOW2_EVENT_REFBLOCK_ALLOC_SWITCH_TABLE,
+	QCOW2_EVENT_CLUSTER_ALLOC,
+	QCOW2_EVENT_CLUSTER_ALLOC_BYTES,
+	QCOW2_EVENT_CLUSTER_FREE,
+	QCOW2_EVENT_EMPTY_IMAGE_PREPARE,
+	QCOW2_EVENT_COUNT
+};
+
+/* "l2_update"; NULL for a number that isn't one. */
+const char *qcow2_event_name(unsigned event);
+/* The event of that name, or QCOW2_EVENT_NONE. */
+unsigned qcow2_event_find(const char *name);
 
 #define QCOW2_LOCK_READ 1u
 #define QCOW2_LOCK_WRITE 2u

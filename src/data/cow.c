@@ -105,6 +105,7 @@ static int load_fill(struct data_writer *w, struct fill *f, struct qcow2_error *
 	ret = reads_as_zeros(w, f, &f->is_zero, err);
 	if (ret < 0 || f->is_zero)
 		return ret;
+	storage_event(w->m->file, QCOW2_EVENT_COW_READ);
 	f->bytes = mem_aligned(4096, f->len);
 	if (!f->bytes)
 		return error_errno(err, -ENOMEM, "can't copy the rest of a cluster");
@@ -153,7 +154,11 @@ static int write_assembly(struct data_writer *w, const struct assembly *a, struc
 	uint64_t off;
 	size_t taken;
 	unsigned n;
-	int ret = write_long_zeros(store, &a->head, a->host_off, a->fresh, err);
+	int ret;
+
+	storage_event(w->m->file,
+		      a->head.len || a->tail.len ? QCOW2_EVENT_COW_WRITE : QCOW2_EVENT_WRITE_AIO);
+	ret = write_long_zeros(store, &a->head, a->host_off, a->fresh, err);
 
 	if (ret == 0)
 		ret = write_long_zeros(store, &a->tail, data_off + a->data_len, a->fresh, err);

@@ -30,6 +30,7 @@ static int place_packed(struct data_chunk *c, const uint8_t *bytes, size_t len,
 	if (ret < 0)
 		return ret;
 	ret = meta_guard_check(w->m, host_off, len, META_REGION_NONE, err);
+	storage_event(w->m->file, QCOW2_EVENT_WRITE_COMPRESSED);
 	if (ret == 0)
 		ret = storage_write(w->m->file, bytes, len, host_off, err);
 	entry.raw = format_l2_encode_compressed(&w->m->geometry, host_off, len);

@@ -58,6 +58,7 @@ static int read_plain(const struct disk_run *run, struct iov_cursor *cur, size_t
 	size_t taken;
 	int n, ret;
 
+	storage_event(run->store, QCOW2_EVENT_READ_AIO);
 	while (len > 0) {
 		n = iov_cut(cur, len, pieces, PIECES, &taken);
 		ret = storage_readv(run->store, pieces, n, host_off, err);

@@ -123,6 +123,7 @@ static int write_at(struct data_writer *w, struct iov_cursor *cur, uint64_t len,
 	size_t taken;
 	int ret = 0;
 
+	storage_event(w->m->file, QCOW2_EVENT_WRITE_AIO);
 	if (!w->m->geometry.data_file)
 		ret = meta_guard_check(w->m, host_off, len, META_REGION_NONE, err);
 	while (ret == 0 && len > 0) {

@@ -114,7 +114,8 @@ static int hide_old(struct qcow2_image *image, uint64_t old, uint64_t size_bytes
 	struct data_writer *w = image->qcow2->writer;
 	uint64_t end = align_up(old, w->m->geometry.cluster_size);
 
-	end = min_u64(max_u64(end, backing_end(image)), size_bytes);
+	end = max_u64(end, align_up(backing_end(image), w->m->geometry.cluster_size));
+	end = min_u64(end, size_bytes);
 	return end > old ? data_zero(w, old, end - old, 0, err) : 0;
 }
 
@@ -178,11 +179,18 @@ static int shrink(struct qcow2_image *image, uint64_t size_bytes, struct qcow2_e
 	const uint64_t cs = m->geometry.cluster_size;
 	uint64_t old = m->size_bytes;
 	uint64_t from = align_up(size_bytes, cs);
+	uint64_t hidden;
 	int ret = 0;
 
 	/* what is left of the last cluster behind the end isn't kept for another day */
 	if (size_bytes < min_u64(from, old))
 		ret = data_zero(q->writer, size_bytes, min_u64(from, old) - size_bytes, 0, err);
+	/* until the size is durable what is below may not come to light */
+	hidden = m->header.version >= 3 ? min_u64(align_up(backing_end(image), cs), old) : 0;
+	if (ret == 0 && from < hidden)
+		ret = data_zero(q->writer, from, hidden - from, QCOW2_WRITE_MAY_UNMAP, err);
+	if (ret == 0 && from < hidden)
+		from = min_u64(align_up(hidden, cs), align_up(old, cs));
 	if (ret == 0 && from < old)
 		ret = data_forget(q->writer, from, align_up(old, cs) - from, err);
 	if (ret < 0)

@@ -46,6 +46,7 @@ struct meta_cache {
 	unsigned ways;	/* in each set, at most WAYS */
 	uint64_t nsets; /* a power of two */
 	struct cache_set *sets;
+	unsigned load_event; /* QCOW2_EVENT_*, told before a slice is read */
 	int (*make_room)(void *opaque, struct qcow2_error *err); /* NULL: slices never change */
 	void *opaque;
 	/* guarded by lock */
@@ -56,8 +57,8 @@ struct meta_cache {
 	_Atomic uint64_t misses;
 };
 
-int meta_cache_new(struct meta_cache **cache, struct qcow2_storage store, uint32_t slice_len,
-		   uint64_t limit_bytes, struct qcow2_error *err)
+int meta_cache_new(struct meta_cache **cache, struct qcow2_storage store, unsigned load_event,
+		   uint32_t slice_len, uint64_t limit_bytes, struct qcow2_error *err)
 {
 	struct meta_cache *c = mem_zalloc(1, sizeof(*c));
 	uint64_t total = max_u64(limit_bytes / slice_len, 2);
@@ -66,6 +67,7 @@ int meta_cache_new(struct meta_cache **cache, struct qcow2_storage store, uint32
 		return error_errno(err, -ENOMEM, "can't set up the table cache");
 	c->store = store;
 	c->slice_len = slice_len;
+	c->load_event = load_event;
 	c->ways = (unsigned)min_u64(total, WAYS);
 	c->nsets = 1;
 	while (c->nsets * 2 * WAYS <= total)
@@ -193,8 +195,10 @@ static int read_private(struct meta_cache *c, uint64_t host_off, struct meta_sli
 static int fill_way(struct meta_cache *c, struct cache_set *set, unsigned w, uint64_t host_off,
 		    struct meta_slice *slice, struct qcow2_error *err)
 {
-	int ret = storage_read(c->store, slice_of(c, set, w), c->slice_len, host_off, err);
+	int ret;
 
+	storage_event(c->store, c->load_event);
+	ret = storage_read(c->store, slice_of(c, set, w), c->slice_len, host_off, err);
 	pthread_mutex_lock(&c->lock);
 	if (ret < 0) {
 		atomic_store(&set->key[w], 0);
@@ -247,8 +251,8 @@ static int pin_or_claim(struct meta_cache *c, struct cache_set *set, uint64_t ho
 	return ret;
 }
 
-int meta_cache_get(struct meta_cache *cache, uint64_t host_off, struct meta_slice *slice,
-		   struct qcow2_error *err)
+static int get(struct meta_cache *cache, uint64_t host_off, bool to_change,
+	       struct meta_slice *slice, struct qcow2_error *err)
 {
 	struct cache_set *set = set_of(cache, host_off);
 	bool pinned;
@@ -260,15 +264,29 @@ int meta_cache_get(struct meta_cache *cache, uint64_t host_off, struct meta_slic
 		return 0;
 	while ((ret = pin_or_claim(cache, set, host_off, slice, &pinned, &w)) < 0 &&
 	       cache->make_room) {
-		ret = wait_for_way(cache, set, err);
-		if (ret < 0)
+		ret = wait_for_way(cache, set, to_change ? err : NULL);
+		if (ret < 0 && to_change)
 			return ret;
+		if (ret < 0) /* it isn't dirty, or it would be here: the store has it as it is */
+			return read_private(cache, host_off, slice, err);
 	}
 	if (pinned)
 		return 0;
 	atomic_fetch_add_explicit(&cache->misses, 1, memory_order_relaxed);
 	return ret == 0 ? fill_way(cache, set, w, host_off, slice, err)
 			: read_private(cache, host_off, slice, err);
+}
+
+int meta_cache_get(struct meta_cache *cache, uint64_t host_off, struct meta_slice *slice,
+		   struct qcow2_error *err)
+{
+	return get(cache, host_off, false, slice, err);
+}
+
+int meta_cache_get_way(struct meta_cache *cache, uint64_t host_off, struct meta_slice *slice,
+		       struct qcow2_error *err)
+{
+	return get(cache, host_off, true, slice, err);
 }
 
 void meta_cache_put(struct meta_cache *cache, struct meta_slice *slice)

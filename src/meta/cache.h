@@ -38,14 +38,23 @@ struct meta_slice {
 	_Atomic uint32_t *seq; /* private */
 };
 
-/* store is borrowed. slice_len is a power of two. limit_bytes is rounded up to a few slices. */
-int meta_cache_new(struct meta_cache **cache, struct qcow2_storage store, uint32_t slice_len,
-		   uint64_t limit_bytes, struct qcow2_error *err);
+/*
+ * store is borrowed. load_event: QCOW2_EVENT_*, told before a slice is read. slice_len is a power
+ * of two. limit_bytes is rounded up to a few slices.
+ */
+int meta_cache_new(struct meta_cache **cache, struct qcow2_storage store, unsigned load_event,
+		   uint32_t slice_len, uint64_t limit_bytes, struct qcow2_error *err);
 void meta_cache_free(struct meta_cache *cache);
 
-/* host_off is a nonzero multiple of the slice length. */
+/*
+ * host_off is a nonzero multiple of the slice length. What is read here may be memory of its own:
+ * only a slice of meta_cache_get_way can be changed. Where dirty slices are in the way and can't be
+ * written the former goes on, the latter fails.
+ */
 int meta_cache_get(struct meta_cache *cache, uint64_t host_off, struct meta_slice *slice,
 		   struct qcow2_error *err);
+int meta_cache_get_way(struct meta_cache *cache, uint64_t host_off, struct meta_slice *slice,
+		       struct qcow2_error *err);
 void meta_cache_put(struct meta_cache *cache, struct meta_slice *slice);
 
 /* ---- reading beside changes ---- */

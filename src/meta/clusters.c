@@ -27,8 +27,10 @@ static int count_run(struct meta *m, const struct meta_run *run, struct qcow2_er
 int meta_take(struct meta *m, uint64_t n, uint64_t limit_off, struct meta_run *run,
 	      struct qcow2_error *err)
 {
-	int ret = meta_alloc_find(m, n, limit_off, run, err);
+	int ret;
 
+	storage_event(m->file, QCOW2_EVENT_CLUSTER_ALLOC);
+	ret = meta_alloc_find(m, n, limit_off, run, err);
 	return ret == 0 ? count_run(m, run, err) : ret;
 }
 
@@ -160,6 +162,7 @@ int meta_take_packed(struct meta *m, uint64_t len, uint64_t *host_off, struct qc
 	uint64_t end;
 	int ret;
 
+	storage_event(m->file, QCOW2_EVENT_CLUSTER_ALLOC_BYTES);
 	meta_slot_take(&e->packing);
 	ret = place_packed(m, len, host_off, &run.first, err);
 	if (ret == 0)
@@ -220,6 +223,7 @@ void meta_reap(struct meta *m, bool all)
 
 	meta_slot_take(&e->order.reaping);
 	while (atomic_load(&e->order.failed) == 0 && next_grave(m, all, &f)) {
+		storage_event(m->file, QCOW2_EVENT_CLUSTER_FREE);
 		meta_slot_take(&e->packing);
 		(void)meta_refs_lower(m, f.first, f.nclusters, give_away, &f, NULL);
 		meta_slot_leave(&e->packing);

@@ -106,8 +106,10 @@ static int load_reftable(struct meta *m, struct qcow2_error *err)
 	cleanup_free uint8_t *bytes = NULL;
 	struct meta_reftable *t;
 	size_t got;
-	int ret = meta_read_table(m, m->header.reftable_off, len, &bytes, &got, err);
+	int ret;
 
+	storage_event(m->file, QCOW2_EVENT_REFTABLE_LOAD);
+	ret = meta_read_table(m, m->header.reftable_off, len, &bytes, &got, err);
 	if (ret < 0)
 		return ret;
 	t = mem_zalloc(1, sizeof(*t) + (size_t)len);
@@ -148,7 +150,7 @@ void meta_engine_use_cache(struct meta *m, struct meta_cache *cache)
 static int new_caches(struct meta *m, uint64_t limit, struct qcow2_error *err)
 {
 	uint32_t slice_len = (uint32_t)min_u64(SLICE_LEN_MAX, m->geometry.cluster_size);
-	int ret = meta_cache_new(&m->engine->refs, m->file, slice_len,
+	int ret = meta_cache_new(&m->engine->refs, m->file, QCOW2_EVENT_REFBLOCK_LOAD, slice_len,
 				 limit ? limit : REFCOUNT_CACHE_DEFAULT, err);
 
 	if (ret < 0)

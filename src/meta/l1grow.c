@@ -43,7 +43,7 @@ static int make_wider(struct meta *m, struct wider *w, struct qcow2_error *err)
 	for (uint32_t i = 0; i < m->l1_entries; i++)
 		w->l1[i] = m->l1[i];
 	/* what suffices for the larger disk, within the caller's limit */
-	ret = meta_cache_new(&w->l2, m->file, slice_len,
+	ret = meta_cache_new(&w->l2, m->file, QCOW2_EVENT_L2_LOAD, slice_len,
 			     min_u64(m->l2_limit, w->entries * m->geometry.cluster_size), err);
 	if (ret == 0)
 		meta_engine_use_cache(m, w->l2);
@@ -71,6 +71,7 @@ static int switch_header(struct meta *m, uint64_t host_off, uint32_t entries,
 
 	if (ret < 0)
 		return ret;
+	storage_event(m->file, QCOW2_EVENT_L1_GROW_ACTIVATE_TABLE);
 	ret = meta_super_write_l1(m, host_off, entries, err);
 	if (ret < 0) {
 		struct qcow2_error why;
@@ -115,7 +116,10 @@ static int move_l1(struct meta *m, struct wider *w, const struct meta_run *run,
 	uint64_t host_off = meta_off_of(m, run->first);
 	uint64_t old_off = m->header.l1_off;
 	uint64_t old_len = (uint64_t)m->header.l1_entries * LAYOUT_L1_ENTRY_LEN;
-	int ret = write_l1_at(m, w, host_off, err);
+	int ret;
+
+	storage_event(m->file, QCOW2_EVENT_L1_GROW_WRITE_TABLE);
+	ret = write_l1_at(m, w, host_off, err);
 
 	if (ret == 0)
 		ret = meta_guard_add(&m->engine->guard, META_REGION_L1, host_off, len, err);
@@ -145,6 +149,7 @@ int meta_l1_grow(struct meta *m, uint64_t entries, struct qcow2_error *err)
 				 "an L1 table of %" PRIu64
 				 " entries is more than the %u that the format allows",
 				 entries, LAYOUT_L1_ENTRIES_MAX);
+	storage_event(m->file, QCOW2_EVENT_L1_GROW_ALLOC_TABLE);
 	ret = meta_take(m, n, LAYOUT_HOST_OFF_MAX, &run, err);
 	if (ret < 0)
 		return ret;

@@ -257,6 +257,8 @@ static int write_copies(struct meta *m, const struct commit *c, bool durable,
 	bool tables = c->l2.count > 0 || c->l1.count > 0;
 	int ret = 0;
 
+	if (c->refs.count > 0)
+		storage_event(m->file, QCOW2_EVENT_REFBLOCK_UPDATE_PART);
 	if (META_BROKEN(2))
 		durable = true;
 	else
@@ -267,8 +269,12 @@ static int write_copies(struct meta *m, const struct commit *c, bool durable,
 		ret = reach_end(m, err);
 	if (ret == 0 && tables && c->depends && !META_BROKEN(1))
 		ret = meta_barrier(m, err);
-	if (ret == 0 && tables)
+	if (ret == 0 && c->l2.count > 0) {
+		storage_event(m->file, QCOW2_EVENT_L2_UPDATE);
 		ret = meta_cache_write_dirty(m->l2, &c->l2, err);
+	}
+	if (ret == 0 && c->l1.count > 0)
+		storage_event(m->file, QCOW2_EVENT_L1_UPDATE);
 	if (ret == 0)
 		ret = write_l1(m, &c->l1, err);
 	if (ret == 0 && META_BROKEN(2))

@@ -51,7 +51,7 @@ static uint64_t entries_per_slice(const struct meta *m)
 }
 
 /* Pins the slice with the count of the cluster first; p->n is at most n. */
-static int get_piece(struct meta *m, uint64_t first, uint64_t n, struct piece *p,
+static int get_piece(struct meta *m, uint64_t first, uint64_t n, bool to_change, struct piece *p,
 		     struct qcow2_error *err)
 {
 	const uint64_t per_slice = entries_per_slice(m);
@@ -71,7 +71,9 @@ static int get_piece(struct meta *m, uint64_t first, uint64_t n, struct piece *p
 	p->idx = in_block & (per_slice - 1);
 	p->n = min_u64(n, per_slice - p->idx);
 	slice_off = (in_block - p->idx) << m->geometry.refcount_order >> 3;
-	ret = meta_cache_get(m->engine->refs, block_off + slice_off, &p->slice, err);
+	slice_off += block_off;
+	ret = to_change ? meta_cache_get_way(m->engine->refs, slice_off, &p->slice, err)
+			: meta_cache_get(m->engine->refs, slice_off, &p->slice, err);
 	if (ret < 0)
 		error_prefix(err, "can't read the refcount block at 0x%" PRIx64, block_off);
 	return ret;
@@ -87,7 +89,7 @@ int meta_refs_get(struct meta *m, uint64_t cluster, uint64_t *count, struct qcow
 	*count = 0;
 	if (ret < 0 || off == 0)
 		return ret;
-	ret = get_piece(m, cluster, 1, &p, err);
+	ret = get_piece(m, cluster, 1, false, &p, err);
 	if (ret < 0)
 		return ret;
 	meta_cache_lock(c);
@@ -106,7 +108,7 @@ int meta_refs_used(struct meta *m, uint64_t first, uint64_t n, uint64_t *bits, u
 	int ret;
 
 	for (; n > 0; first += p.n, n -= p.n) {
-		ret = get_piece(m, first, n, &p, err);
+		ret = get_piece(m, first, n, false, &p, err);
 		if (ret < 0)
 			return ret;
 		meta_cache_lock(c);
@@ -192,7 +194,7 @@ int meta_refs_raise(struct meta *m, uint64_t first, uint64_t n, struct qcow2_err
 	for (; done < n; done += p.n) {
 		ret = need_block(m, first + done, err);
 		if (ret == 0)
-			ret = get_piece(m, first + done, n - done, &p, err);
+			ret = get_piece(m, first + done, n - done, true, &p, err);
 		if (ret < 0)
 			break;
 		change_piece(m, &p, true, &stuck);
@@ -241,7 +243,7 @@ int meta_refs_lower(struct meta *m, uint64_t first, uint64_t n,
 	int ret;
 
 	for (uint64_t done = 0; done < n; done += p.n) {
-		ret = get_piece(m, first + done, n - done, &p, err);
+		ret = get_piece(m, first + done, n - done, true, &p, err);
 		if (ret < 0)
 			return ret;
 		change_piece(m, &p, false, &stuck);

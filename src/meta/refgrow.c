@@ -94,6 +94,7 @@ static int write_entry(struct meta *m, uint64_t idx, uint64_t block_off, struct 
 	uint8_t entry[LAYOUT_REFTABLE_ENTRY_LEN];
 	int ret;
 
+	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC_HOOKUP);
 	store_be64(entry, block_off);
 	ret = storage_write(m->file, entry, sizeof(entry), host_off, err);
 	if (ret == 0)
@@ -214,16 +215,21 @@ static int write_table(struct meta *m, const struct move *mv, const struct meta_
 static int write_move(struct meta *m, const struct move *mv, const struct meta_reftable *t,
 		      struct qcow2_error *err)
 {
-	int ret = write_area_blocks(m, mv, err);
+	int ret;
+
+	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC_WRITE_BLOCKS);
+	ret = write_area_blocks(m, mv, err);
 
 	if (ret == 0 && !META_BROKEN(6))
 		ret = meta_barrier(m, err);
+	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC_WRITE_TABLE);
 	if (ret == 0)
 		ret = write_table(m, mv, t, err);
 	if (ret == 0 && !META_BROKEN(7))
 		ret = meta_barrier(m, err);
 	if (ret < 0)
 		return ret;
+	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC_SWITCH_TABLE);
 	ret = meta_super_write_reftable(m, meta_off_of(m, mv->first + mv->nblocks),
 					(uint32_t)mv->ntable, err);
 	if (ret == 0)
@@ -302,6 +308,7 @@ static int place_block(struct meta *m, uint64_t idx, const struct meta_run *at, 
 		ret = count_elsewhere(m, at->first, err);
 	if (ret < 0)
 		return ret;
+	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC_WRITE);
 	ret = write_block(m, at, counts_itself, err);
 	if (ret == 0 && !META_BROKEN(6))
 		ret = meta_barrier(m, err);
@@ -331,6 +338,7 @@ static int make_block(struct meta *m, uint64_t idx, struct qcow2_error *err)
 				 "the file can't grow further: its refcount table would pass the "
 				 "%u bytes that the format allows",
 				 LAYOUT_REFTABLE_BYTES_MAX);
+	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC);
 	ret = meta_alloc_find(m, 1, LAYOUT_HOST_OFF_MAX, &at, err);
 	if (ret < 0)
 		return ret;

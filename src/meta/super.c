@@ -188,6 +188,6 @@ int meta_load_l1(struct meta *m, const struct format_snapshot *snap, bool whole,
 		m->l1[i] = load_be64(bytes + (size_t)i * LAYOUT_L1_ENTRY_LEN);
 	m->slice_entries = slice_len / m->geometry.l2_entry_len;
 	m->l2_limit = cache_bytes;
-	return meta_cache_new(&m->l2, m->file, slice_len, min_u64(cache_bytes, l2_bytes(m, whole)),
-			      err);
+	return meta_cache_new(&m->l2, m->file, QCOW2_EVENT_L2_LOAD, slice_len,
+			      min_u64(cache_bytes, l2_bytes(m, whole)), err);
 }

@@ -32,13 +32,14 @@ static int find_table(struct meta *m, uint64_t guest_off, struct format_l1_entry
 }
 
 /* The slice of table l2_off with the entry of guest_off, and where in it that is. */
-static int get_slice(struct meta *m, uint64_t guest_off, uint64_t l2_off, struct meta_slice *slice,
-		     unsigned *idx, struct qcow2_error *err)
+static int get_slice(struct meta *m, uint64_t guest_off, uint64_t l2_off, bool to_change,
+		     struct meta_slice *slice, unsigned *idx, struct qcow2_error *err)
 {
 	uint32_t in_table = format_l2_index(&m->geometry, guest_off);
 	uint32_t first = (uint32_t)align_down(in_table, m->slice_entries);
-	int ret = meta_cache_get(m->l2, l2_off + (uint64_t)first * m->geometry.l2_entry_len, slice,
-				 err);
+	uint64_t off = l2_off + (uint64_t)first * m->geometry.l2_entry_len;
+	int ret = to_change ? meta_cache_get_way(m->l2, off, slice, err)
+			    : meta_cache_get(m->l2, off, slice, err);
 
 	*idx = in_table - first;
 	if (ret < 0)
@@ -78,7 +79,7 @@ int meta_entries_get(struct meta *m, uint64_t guest_off, struct meta_entry *e, u
 		return 0;
 	}
 	if (ret == 0)
-		ret = get_slice(m, guest_off, l1.l2_off, &slice, &idx, err);
+		ret = get_slice(m, guest_off, l1.l2_off, false, &slice, &idx, err);
 	if (ret < 0)
 		return ret;
 	load_entries(m, &slice, idx, e, *n);
@@ -97,7 +98,7 @@ int meta_entries_set(struct meta *m, uint64_t guest_off, const struct meta_entry
 	int ret = find_table(m, guest_off, &l1, err);
 
 	if (ret == 0)
-		ret = get_slice(m, guest_off, l1.l2_off, &slice, &idx, err);
+		ret = get_slice(m, guest_off, l1.l2_off, true, &slice, &idx, err);
 	if (ret < 0)
 		return ret;
 	if (depends)
@@ -129,6 +130,7 @@ static int write_first_state(struct meta *m, const struct meta_run *run, uint64_
 
 	if (META_BROKEN(5))
 		return 0;
+	storage_event(m->file, QCOW2_EVENT_L2_ALLOC_WRITE);
 	if (old_off == 0) {
 		/* not of a copy: a commit beside us might write over its last sector */
 		meta_need_end(m, meta_off_of(m, run->first) + cs);

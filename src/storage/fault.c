@@ -24,7 +24,9 @@ struct fault {
 	/* guarded by lock, which isn't held while lower works */
 	pthread_mutex_t lock;
 	struct storage_fault_rule rules[MAX_RULES];
+	uint64_t counted[MAX_RULES]; /* operations since the rule's event, for rules with one */
 	unsigned nrules;
+	unsigned event; /* the last that was told */
 	uint64_t seen[STORAGE_OP_COUNT];
 };
 
@@ -43,9 +45,16 @@ static struct fault *fault_of(struct qcow2_storage st)
 	return st.self;
 }
 
-static bool fits(const struct storage_fault_rule *rule, enum storage_op op, uint64_t n)
+/* Whether rule i is for this operation, the n-th of its kind. */
+static bool fits_locked(struct fault *f, unsigned i, enum storage_op op, uint64_t n)
 {
-	return rule->op == op && n >= rule->nth && n - rule->nth < rule->times;
+	const struct storage_fault_rule *rule = &f->rules[i];
+
+	if (rule->op != op || (rule->event != 0 && rule->event != f->event))
+		return false;
+	if (rule->event != 0)
+		n = f->counted[i]++;
+	return n >= rule->nth && n - rule->nth < rule->times;
 }
 
 /*
@@ -62,7 +71,7 @@ static bool intercept(struct fault *f, enum storage_op op, struct storage_fault_
 	pthread_mutex_lock(&f->lock);
 	n = f->seen[op]++;
 	for (unsigned i = 0; i < f->nrules; i++) {
-		if (fits(&f->rules[i], op, n)) {
+		if (fits_locked(f, i, op, n)) {
 			*rule = f->rules[i];
 			break;
 		}
@@ -224,6 +233,16 @@ static int fault_lock(void *self, unsigned use, unsigned forbid, struct qcow2_er
 	return storage_lock(f->lower, use, forbid, err);
 }
 
+static void fault_event(void *self, unsigned event)
+{
+	struct fault *f = self;
+
+	pthread_mutex_lock(&f->lock);
+	f->event = event;
+	pthread_mutex_unlock(&f->lock);
+	storage_event(f->lower, event);
+}
+
 static const struct qcow2_storage_ops fault_ops = {
 	.kind = "fault",
 	.close = fault_close,
@@ -237,6 +256,7 @@ static const struct qcow2_storage_ops fault_ops = {
 	.allocate = fault_allocate,
 	.extent = fault_extent,
 	.lock = fault_lock,
+	.event = fault_event,
 };
 
 int storage_fault_new(struct qcow2_storage *st, struct qcow2_storage lower, struct qcow2_error *err)
@@ -262,10 +282,12 @@ int storage_fault_add(struct qcow2_storage st, const struct storage_fault_rule *
 	if ((unsigned)rule->op >= STORAGE_OP_COUNT || rule->code > 0)
 		return -EINVAL;
 	pthread_mutex_lock(&f->lock);
-	if (f->nrules < MAX_RULES)
+	if (f->nrules < MAX_RULES) {
+		f->counted[f->nrules] = 0;
 		f->rules[f->nrules++] = *rule;
-	else
+	} else {
 		code = -ENOSPC;
+	}
 	pthread_mutex_unlock(&f->lock);
 	return code;
 }

@@ -258,6 +258,13 @@ static int record_lock(void *self, unsigned use, unsigned forbid, struct qcow2_e
 	return storage_lock(r->lower, use, forbid, err);
 }
 
+static void record_event(void *self, unsigned event)
+{
+	const struct record *r = self;
+
+	storage_event(r->lower, event);
+}
+
 static const struct qcow2_storage_ops record_ops = {
 	.kind = "record",
 	.close = record_close,
@@ -271,6 +278,7 @@ static const struct qcow2_storage_ops record_ops = {
 	.allocate = record_allocate,
 	.extent = record_extent,
 	.lock = record_lock,
+	.event = record_event,
 };
 
 int storage_record_new(struct qcow2_storage *st, struct qcow2_storage lower, bool keep_bytes,

@@ -43,6 +43,8 @@ int storage_allocate(struct qcow2_storage st, uint64_t host_off, uint64_t len_by
 		     struct qcow2_error *err);
 int storage_extent(struct qcow2_storage st, uint64_t host_off, uint64_t len_bytes,
 		   struct qcow2_storage_extent *out, struct qcow2_error *err);
+/* Tells the store, and whoever traces, that this step comes next. */
+void storage_event(struct qcow2_storage st, unsigned event);
 /* use, forbid: QCOW2_LOCK_*. 0 also where the store has no locks. */
 int storage_lock(struct qcow2_storage st, unsigned use, unsigned forbid, struct qcow2_error *err);
 
@@ -126,6 +128,8 @@ void storage_record_reset(struct qcow2_storage st);
 
 struct storage_fault_rule {
 	enum storage_op op;
+	unsigned event;	      /* QCOW2_EVENT_*: counts only what comes while this is the last one
+				 that was told; 0: all */
 	uint64_t nth;	      /* the first operation of that kind that is hit, from 0 */
 	uint64_t times;	      /* how many in a row; UINT64_MAX: for ever */
 	int code;	      /* negative errno to fail with; 0: don't fail */

@@ -44,7 +44,7 @@ static struct meta_cache *cache_on(struct pattern *p, uint64_t limit)
 	struct qcow2_storage st = {&pattern_ops, p};
 	struct meta_cache *c;
 
-	assert_int_equal(meta_cache_new(&c, st, SLICE, limit, NULL), 0);
+	assert_int_equal(meta_cache_new(&c, st, 0, SLICE, limit, NULL), 0);
 	return c;
 }
 
