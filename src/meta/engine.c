@@ -15,17 +15,58 @@
 
 /* ---- where the metadata are ---- */
 
-static int guard_l2_tables(struct meta *m, struct qcow2_error *err)
+/* Rule 13 for tables, once and for all: what comes later is placed where nothing is. */
+static int overlaps(enum meta_region region, uint64_t host_off, enum meta_region other,
+		    struct qcow2_error *err)
 {
+	return error_set_at(err, -EUCLEAN, QCOW2_NO_OFFSET, host_off,
+			    "the %s at 0x%" PRIx64
+			    " is a part of the %s as well: the image has to be repaired before it "
+			    "is written to",
+			    meta_guard_name(region), host_off, meta_guard_name(other));
+}
+
+static int check_alone(struct meta *m, enum meta_region region, uint64_t host_off, uint64_t len,
+		       struct qcow2_error *err)
+{
+	uint64_t at = host_off;
+	enum meta_region other = meta_guard_find(&m->engine->guard, host_off, len, region, &at);
+
+	return other == META_REGION_NONE ? 0 : overlaps(region, at, other, err);
+}
+
+/* Adds a table of one cluster that no other entry points to. */
+static int guard_own_table(struct meta *m, enum meta_region region, uint64_t host_off,
+			   struct qcow2_error *err)
+{
+	struct meta_guard *g = &m->engine->guard;
+	const uint64_t cs = m->geometry.cluster_size;
+	enum meta_region other = meta_guard_find(g, host_off, cs, META_REGION_NONE, NULL);
+
+	if (other != META_REGION_NONE)
+		return overlaps(region, host_off, other, err);
+	return meta_guard_add(g, region, host_off, cs, err);
+}
+
+/*
+ * Those that aren't ours alone first: they are copied before they are changed, so that two entries
+ * may well point to one.
+ */
+static int guard_l2_tables(struct meta *m, bool copied, struct qcow2_error *err)
+{
+	const uint64_t cs = m->geometry.cluster_size;
 	int ret = 0;
 
 	for (uint32_t i = 0; i < m->l1_entries && ret == 0; i++) {
 		struct format_l1_entry l1 = format_l1_decode(&m->geometry, m->l1[i]);
 
 		/* one that can't be used is found out when it is */
-		if (l1.l2_off != 0 && !(l1.faults & FORMAT_FAULT_FATAL))
-			ret = meta_guard_add(&m->engine->guard, META_REGION_L2, l1.l2_off,
-					     m->geometry.cluster_size, err);
+		if (l1.l2_off == 0 || l1.faults & FORMAT_FAULT_FATAL || l1.copied != copied)
+			continue;
+		if (copied)
+			ret = guard_own_table(m, META_REGION_L2, l1.l2_off, err);
+		else
+			ret = meta_guard_add(&m->engine->guard, META_REGION_L2, l1.l2_off, cs, err);
 	}
 	return ret;
 }
@@ -39,9 +80,16 @@ static int guard_refblocks(struct meta *m, struct qcow2_error *err)
 		struct format_reftable_entry e =
 			format_reftable_decode(&m->geometry, t->refblock_off[i]);
 
-		if (e.refblock_off != 0 && !(e.faults & FORMAT_FAULT_UNALIGNED))
-			ret = meta_guard_add(&m->engine->guard, META_REGION_REFBLOCK,
-					     e.refblock_off, m->geometry.cluster_size, err);
+		if (e.refblock_off == 0 || e.faults & FORMAT_FAULT_UNALIGNED)
+			continue;
+		if (e.refblock_off >= m->file_size)
+			ret = error_set_at(err, -EUCLEAN, QCOW2_NO_OFFSET, e.refblock_off,
+					   "the refcount block at 0x%" PRIx64
+					   " lies behind the end of the file: the image has to be "
+					   "repaired before it is written to",
+					   e.refblock_off);
+		else
+			ret = guard_own_table(m, META_REGION_REFBLOCK, e.refblock_off, err);
 	}
 	return ret;
 }
@@ -89,13 +137,25 @@ static int guard_ranges(struct meta *m, struct qcow2_error *err)
 static int set_guard(struct meta *m, const struct meta_snapshots *snapshots,
 		     struct qcow2_error *err)
 {
+	const struct format_header *h = &m->header;
+	const uint64_t cs = m->geometry.cluster_size;
 	int ret = guard_ranges(m, err);
 
 	if (ret == 0)
-		ret = guard_l2_tables(m, err);
+		ret = guard_snapshots(m, snapshots, err);
+	if (ret == 0)
+		ret = guard_l2_tables(m, false, err);
+	if (ret == 0)
+		ret = guard_l2_tables(m, true, err);
 	if (ret == 0)
 		ret = guard_refblocks(m, err);
-	return ret == 0 ? guard_snapshots(m, snapshots, err) : ret;
+	if (ret == 0)
+		ret = check_alone(m, META_REGION_L1, h->l1_off,
+				  (uint64_t)h->l1_entries * LAYOUT_L1_ENTRY_LEN, err);
+	if (ret == 0)
+		ret = check_alone(m, META_REGION_REFTABLE, h->reftable_off,
+				  h->reftable_clusters * cs, err);
+	return ret;
 }
 
 /* ---- starting ---- */
@@ -261,6 +321,11 @@ int meta_engine_trim(struct meta *m, struct qcow2_error *err)
 					   err);
 	if (ret < 0 || meta_off_of(m, behind) >= size)
 		return ret;
+	/* tables that aren't counted: the refcounts are damaged, let it be */
+	if (meta_guard_find(&m->engine->guard, meta_off_of(m, behind),
+			    size - meta_off_of(m, behind), META_REGION_NONE,
+			    NULL) != META_REGION_NONE)
+		return 0;
 	return storage_truncate(m->file, meta_off_of(m, behind), err);
 }
 

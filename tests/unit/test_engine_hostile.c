@@ -88,11 +88,87 @@ static void test_an_endless_file_is_closed_at_once(void **state)
 	free(p.path);
 }
 
+/* ---- tables that are something else as well ---- */
+
+static void refuses(const char *path, const char *words)
+{
+	struct engine_hook h = {0};
+	struct qcow2_error err = {0};
+	struct qcow2_image *image;
+
+	assert_int_equal(engine_hook_open(&h, path, NULL, &image, &err), -EUCLEAN);
+	if (!strstr(err.message, words))
+		fail_msg("%s", err.message);
+	/* it can be read all the same */
+	image = image_tmp_open(path, "qcow2");
+	qcow2_close(image);
+}
+
+static void test_an_l2_table_that_is_a_refcount_block_is_refused(void **state)
+{
+	struct places p = make_written(state, "cluster_size=64k", "1G");
+
+	engine_patch(p.path, p.l1 + 8, p.refblock | LAYOUT_ENTRY_COPIED);
+	refuses(p.path, "is a part of the");
+	engine_patch(p.path, p.l1 + 8, p.l1);
+	refuses(p.path, "is a part of the");
+	free(p.path);
+}
+
+static void test_an_l2_table_that_two_entries_call_their_own_is_refused(void **state)
+{
+	struct places p = make_written(state, "cluster_size=64k", "1G");
+
+	engine_patch(p.path, p.l1 + 8, p.l2 | LAYOUT_ENTRY_COPIED);
+	refuses(p.path, "is a part of the L2 table as well");
+	free(p.path);
+}
+
+static void test_a_refcount_block_for_two_ranges_is_refused(void **state)
+{
+	struct places p = make_written(state, "cluster_size=64k", "1G");
+
+	engine_patch(p.path, p.reftable + 8, p.refblock);
+	refuses(p.path, "is a part of the refcount block as well");
+	engine_patch(p.path, p.reftable + 8, 1ull << 40);
+	refuses(p.path, "lies behind the end of the file");
+	free(p.path);
+}
+
+/* ---- counts that are too low ---- */
+
+static void test_a_table_that_is_not_counted_is_not_cut_off(void **state)
+{
+	struct places p = make_written(state, "cluster_size=64k", "1G");
+	struct engine_hook h = {0};
+	struct qcow2_image *image;
+
+	/* the last cluster of the file becomes the table, and the count of that is 0 */
+	assert_int_equal(engine_hook_open(&h, p.path, NULL, &image, NULL), 0);
+	engine_write(image, 65536, 65536, 2);
+	engine_write(image, 512u << 20, 512, 3);
+	p.l2 = meta_l1_get(&image->qcow2->meta, 1) & LAYOUT_ENTRY_OFFSET_MASK;
+	assert_int_equal(qcow2_discard(image, 512u << 20, 65536, NULL), 0);
+	qcow2_close(image);
+	engine_patch(p.path, p.refblock + (p.l2 / 65536 & ~3ull) * 2, 0);
+	assert_int_equal(engine_hook_open(&h, p.path, NULL, &image, NULL), 0);
+	assert_int_equal(qcow2_discard(image, 0, 65536, NULL), 0);
+	qcow2_close(image);
+	image = image_tmp_open(p.path, "qcow2");
+	assert_true(image->qcow2->meta.file_size > p.l2);
+	qcow2_close(image);
+	free(p.path);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		IMAGE_TEST(test_a_cluster_far_away_costs_no_memory),
 		IMAGE_TEST(test_an_endless_file_is_closed_at_once),
+		IMAGE_TEST(test_an_l2_table_that_is_a_refcount_block_is_refused),
+		IMAGE_TEST(test_an_l2_table_that_two_entries_call_their_own_is_refused),
+		IMAGE_TEST(test_a_refcount_block_for_two_ranges_is_refused),
+		IMAGE_TEST(test_a_table_that_is_not_counted_is_not_cut_off),
 	};
 
 	return cmocka_run_group_tests_name("engine hostile", tests, NULL, NULL);
