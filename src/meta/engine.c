@@ -313,8 +313,11 @@ int meta_engine_trim(struct meta *m, struct qcow2_error *err)
 	uint64_t size, behind;
 	int ret;
 
-	if (m->engine->device || !atomic_load(&m->engine->ever_freed))
+	if (!atomic_load(&m->engine->ever_freed))
 		return 0;
+	ret = meta_refs_trim(m, err);
+	if (ret < 0 || m->engine->device)
+		return ret;
 	ret = storage_size(m->file, &size, err);
 	if (ret == 0)
 		ret = meta_alloc_last_used(m, div_ceil(size, m->geometry.cluster_size), &behind,
@@ -354,12 +357,12 @@ int meta_engine_finish(struct meta *m, struct qcow2_error *err)
 	meta_reap(m, true);
 	if (meta_cache_ndirty(m->engine->refs) > 0)
 		ret = meta_commit_counts(m, err);
-	if (ret == 0)
-		ret = clear_dirty_bit(m, err);
-	/* a file that is too long is no reason to fail */
-	if (ret == 0)
-		(void)meta_engine_trim(m, NULL);
-	return ret;
+	if (ret < 0)
+		return ret;
+	/* a file that is too long is no reason to fail, but a failed barrier is */
+	(void)meta_engine_trim(m, NULL);
+	ret = meta_check_sound(m, err);
+	return ret == 0 ? clear_dirty_bit(m, err) : ret;
 }
 
 static void free_reftables(struct meta_engine *e)

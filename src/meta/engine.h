@@ -94,6 +94,11 @@ int meta_refs_raise(struct meta *m, uint64_t first, uint64_t n, struct qcow2_err
 int meta_refs_lower(struct meta *m, uint64_t first, uint64_t n,
 		    void (*zero)(struct meta *m, uint64_t first, uint64_t n, void *opaque),
 		    void *opaque, struct qcow2_error *err);
+/*
+ * The gate is closed, and everything has been reaped. Drops refcount blocks at the end of the table
+ * that count nothing but themselves.
+ */
+int meta_refs_trim(struct meta *m, struct qcow2_error *err);
 /* Makes the refcount block of table index idx, while the slot `growing` isn't held by the caller.
  */
 int meta_refs_grow(struct meta *m, uint64_t idx, struct qcow2_error *err);
