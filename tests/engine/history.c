@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a disk may read as after a crash. Of all that was flushed every byte is there; of what began
+ * since then any part may be, byte by byte: a request writes its range in pieces that reach the
+ * disk or don't. Nothing else may be there.
+ */
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/num.h"
+#include "engine/run.h"
+
+#define SECTOR 512u
+
+void expected_init(struct expected *x, const struct history *h, const uint8_t *bytes, uint64_t size,
+		   uint64_t max_size)
+{
+	*x = (struct expected){.h = h, .max_size = max_size, .durable_size = size};
+	x->latest = malloc(max_size + 1);
+	x->durable = malloc(max_size + 1);
+	x->vague = calloc(1, max_size + 1);
+	assert(x->latest && x->durable && x->vague);
+	memcpy(x->latest, bytes, max_size);
+	memcpy(x->durable, bytes, max_size);
+}
+
+void expected_release(struct expected *x)
+{
+	free(x->latest);
+	free(x->durable);
+	free(x->vague);
+	*x = (struct expected){0};
+}
+
+/* The range of the disk that an event changes; zeros unless it has bytes. */
+static void extent_of(const struct event *e, uint64_t max_size, uint64_t *off, uint64_t *len)
+{
+	*off = e->kind == EVENT_SIZE ? e->size : e->guest_off;
+	*len = e->kind == EVENT_SIZE ? max_size - e->size : e->len;
+	if (e->kind == EVENT_FLUSH)
+		*len = 0;
+}
+
+static void apply(const struct event *e, uint8_t *disk, uint64_t max_size)
+{
+	uint64_t off, len;
+
+	extent_of(e, max_size, &off, &len);
+	if (len == 0)
+		return;
+	if (e->bytes)
+		memcpy(disk + off, e->bytes, len);
+	else
+		memset(disk + off, 0, len);
+}
+
+/*
+ * Everything before the flush at index flush is durable; but what a request that failed has left is
+ * as vague as it was.
+ */
+static void make_durable(struct expected *x, size_t flush)
+{
+	for (; x->ndurable < flush; x->ndurable++) {
+		const struct event *e = &x->h->events[x->ndurable];
+		uint64_t off, len;
+
+		extent_of(e, x->max_size, &off, &len);
+		if (len > 0)
+			memset(x->vague + off, e->failed, len);
+		if (e->kind == EVENT_SIZE)
+			x->vague_size = e->failed;
+		if (e->failed)
+			continue;
+		apply(e, x->durable, x->max_size);
+		if (e->kind == EVENT_SIZE)
+			x->durable_size = e->size;
+	}
+}
+
+void expected_advance(struct expected *x, size_t cut)
+{
+	size_t limit = x->next;
+
+	while (limit < x->h->count && x->h->events[limit].start < cut) {
+		apply(&x->h->events[limit++], x->latest, x->max_size);
+		x->version++;
+	}
+	x->next = limit;
+	for (size_t i = limit; i-- > x->ndurable;) {
+		const struct event *e = &x->h->events[i];
+
+		if (e->kind == EVENT_FLUSH && !e->failed && e->end <= cut) {
+			make_durable(x, i);
+			x->version++;
+			break;
+		}
+	}
+}
+
+static bool may_be(const struct expected *x, uint64_t at, uint8_t byte)
+{
+	if (x->durable[at] == byte)
+		return true;
+	for (size_t i = x->vague[at] ? 0 : x->ndurable; i < x->next; i++) {
+		const struct event *e = &x->h->events[i];
+		uint64_t off, len;
+
+		extent_of(e, x->max_size, &off, &len);
+		if (at >= off && at - off < len && (e->bytes ? e->bytes[at - off] : 0) == byte)
+			return true;
+	}
+	return false;
+}
+
+static int check_size(const struct expected *x, uint64_t size, const char *when)
+{
+	if (size == x->durable_size)
+		return 0;
+	for (size_t i = x->vague_size ? 0 : x->ndurable; i < x->next; i++) {
+		if (x->h->events[i].kind == EVENT_SIZE && x->h->events[i].size == size)
+			return 0;
+	}
+	return complain("%s: the disk has 0x%" PRIx64 " bytes; 0x%" PRIx64 " were durable", when,
+			size, x->durable_size);
+}
+
+int expected_check(const struct expected *x, const uint8_t *found, uint64_t size, const char *when)
+{
+	if (check_size(x, size, when) < 0)
+		return -1;
+	for (uint64_t at = 0; at < size; at += SECTOR) {
+		uint64_t len = min_u64(SECTOR, size - at);
+
+		if (memcmp(found + at, x->latest + at, len) == 0 ||
+		    memcmp(found + at, x->durable + at, len) == 0)
+			continue;
+		for (uint64_t i = at; i < at + len; i++) {
+			if (!may_be(x, i, found[i]))
+				return complain("%s: 0x%02x at guest offset 0x%" PRIx64
+						" was never written there (0x%02x is durable, "
+						"0x%02x was written last)",
+						when, found[i], i, x->durable[i], x->latest[i]);
+		}
+	}
+	return 0;
+}

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Requests to an open image, each carried out on the reference too. What a request has to do to
+ * the disk is said here once, for all harnesses; who wants to know of each request afterwards, to
+ * judge what a crash or a fault may have left of it, gives a history.
+ */
+#ifndef TESTS_ENGINE_RUN_H
+#define TESTS_ENGINE_RUN_H
+
+#include "engine/world.h"
+
+enum event_kind { EVENT_CHANGE, EVENT_FLUSH, EVENT_SIZE };
+
+struct event {
+	enum event_kind kind;
+	uint64_t guest_off, len; /* of a change */
+	uint8_t *bytes;		 /* NULL: zeros */
+	uint64_t size;		 /* of the disk, for SIZE */
+	size_t start, end;	 /* of the tape, when the request began and when it returned */
+	bool failed;
+};
+
+struct history {
+	struct tape *tape; /* NULL: no ends are noted */
+	struct event *events;
+	size_t count, room;
+};
+
+void history_release(struct history *h);
+
+struct run {
+	struct world *w;
+	struct qcow2_image *image;
+	struct world_how how;
+	uint64_t rng, tag;
+	struct history *history; /* or NULL */
+	/*
+	 * Faults are expected: a request may fail. What it covered is then unknown (loose) until
+	 * something else is written there. NULL: nothing may fail.
+	 */
+	uint8_t *loose;
+	uint64_t failures;
+	uint64_t nrequests, most; /* after so many requests the rest is left out; 0: none is */
+	unsigned opens;
+	bool unfinished; /* the last close failed */
+	char last[160];	 /* the request, in words */
+	struct qcow2_error err;
+};
+
+/*
+ * -1 with a complaint if the call failed and mustn't, or lied. A failure that may be is 0 and is
+ * counted. Without an open image (because that failed) nothing is done.
+ */
+int run_open(struct run *r);
+int run_write(struct run *r, uint64_t off, uint64_t len, enum fill how, unsigned flags);
+int run_zero(struct run *r, uint64_t off, uint64_t len, unsigned flags);
+int run_discard(struct run *r, uint64_t off, uint64_t len);
+int run_flush(struct run *r);
+int run_resize(struct run *r, uint64_t size);
+/* Reads and compares. */
+int run_read(struct run *r, uint64_t off, uint64_t len);
+/* Finishes and closes. */
+int run_close(struct run *r);
+
+/* The part of a range that a discard makes zeros; may be empty. */
+void run_discard_range(const struct run *r, uint64_t *off, uint64_t *len);
+
+/* ---- any request (random.c) ---- */
+
+/* Random options to open an image with. */
+struct world_how random_how(const struct world_config *c, uint64_t *rng);
+/* One request; once in a hundred times the image is closed and opened with other options. */
+int random_step(struct run *r);
+
+/* ---- what may be there after a crash (history.c) ---- */
+
+struct expected {
+	const struct history *h;
+	size_t next;	   /* the first event that hasn't begun */
+	size_t ndurable;   /* all events before that are durable */
+	uint64_t max_size; /* of the arrays */
+	uint8_t *latest, *durable;
+	uint8_t *vague; /* 1: the last to change this byte before the flush failed */
+	uint64_t durable_size;
+	bool vague_size;
+	uint64_t version; /* counts what changes */
+};
+
+/* bytes, size: of the disk before the first event. */
+void expected_init(struct expected *x, const struct history *h, const uint8_t *bytes, uint64_t size,
+		   uint64_t max_size);
+void expected_release(struct expected *x);
+/* To the crash after the first cut entries of the tape. */
+void expected_advance(struct expected *x, size_t cut);
+/* The disk that was found. Complains and gives -1 if that can't be. */
+int expected_check(const struct expected *x, const uint8_t *found, uint64_t size, const char *when);
+
+#endif

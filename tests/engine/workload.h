@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* Named series of requests, for harnesses that break something in the middle of them. */
+#ifndef TESTS_ENGINE_WORKLOAD_H
+#define TESTS_ENGINE_WORKLOAD_H
+
+#include "engine/run.h"
+
+struct workload {
+	struct world_config config;
+	struct world_how how;
+	/* Requests to the open image; closes it too, if it likes. */
+	int (*run)(struct run *r);
+	/* Changes the image before it is opened; or NULL. */
+	void (*prepare)(struct world *w);
+	unsigned samples; /* random states at each cut; 0: as many as usual */
+};
+
+extern const struct workload workloads[];
+extern const unsigned nworkloads;
+
+#endif

@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What is going on when the power or a disk fails. Each workload is short: what counts is that
+ * every operation in it is a place to crash or fail at. They are named after what they put to the
+ * test.
+ */
+#include "base/bytes.h"
+#include "base/num.h"
+#include "engine/workload.h"
+
+#define K 1024ull
+#define M (1024 * 1024ull)
+
+/* ---- patterns ---- */
+
+static int fill_in_order(struct run *r)
+{
+	uint64_t len = world_cluster(r->w) * 3 / 2;
+	int ret = 0;
+
+	for (uint64_t off = 0, n = 1; ret == 0 && off < r->w->size; off += len, n++) {
+		ret = run_write(r, off, min_u64(len, r->w->size - off), FILL_NOISE, 0);
+		if (ret == 0 && n % 8 == 0)
+			ret = run_flush(r);
+	}
+	return ret;
+}
+
+/* As many random writes; a flush after every few. */
+static int scatter(struct run *r, unsigned n, uint64_t len, unsigned flush_every)
+{
+	int ret = 0;
+
+	for (unsigned i = 1; ret == 0 && i <= n; i++) {
+		uint64_t off = align_down(rnd_below(&r->rng, r->w->size), min_u64(len, 4096));
+
+		ret = run_write(r, off, min_u64(len, r->w->size - off), FILL_NOISE, 0);
+		if (ret == 0 && i % flush_every == 0)
+			ret = run_flush(r);
+	}
+	return ret;
+}
+
+static int fill_at_random(struct run *r)
+{
+	return scatter(r, 40, 4096, 9);
+}
+
+static int write_small(struct run *r)
+{
+	return scatter(r, 60, 700, 7);
+}
+
+static int write_durably(struct run *r)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < 20; i++)
+		ret = run_write(r, rnd_below(&r->rng, r->w->size - 5000), 5000, FILL_NOISE,
+				i % 2 ? QCOW2_WRITE_FUA : 0);
+	return ret;
+}
+
+/* What was freed is used again for something else at once. */
+static int discard_and_reuse(struct run *r)
+{
+	uint64_t cs = world_cluster(r->w), n = r->w->size / cs;
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < 24; i++) {
+		uint64_t at = rnd_below(&r->rng, n - 4) * cs;
+		uint64_t to = rnd_below(&r->rng, n - 4) * cs;
+
+		ret = run_write(r, at, 3 * cs, FILL_NOISE, 0);
+		if (ret == 0 && i % 5 == 1)
+			ret = run_flush(r);
+		if (ret == 0)
+			ret = run_discard(r, at, (1 + i % 3) * cs);
+		if (ret == 0)
+			ret = run_write(r, to, 2 * cs, FILL_NOISE, 0);
+		if (ret == 0 && i % 4 == 3)
+			ret = run_flush(r);
+	}
+	return ret;
+}
+
+static int write_zeros(struct run *r)
+{
+	uint64_t cs = world_cluster(r->w), size = r->w->size;
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < 40; i++) {
+		uint64_t off = align_down(rnd_below(&r->rng, size), i % 3 ? cs : 512);
+		uint64_t len = min_u64(rnd_below(&r->rng, 4 * cs) + 1, size - off);
+
+		if (i % 2)
+			ret = run_write(r, off, len, FILL_NOISE, 0);
+		else
+			ret = run_zero(r, off, min_u64(align_up(len, cs), size - off),
+				       i % 4 ? QCOW2_WRITE_MAY_UNMAP : 0);
+		if (ret == 0 && i % 6 == 5)
+			ret = run_flush(r);
+	}
+	return ret;
+}
+
+static int pack(struct run *r, uint64_t cluster_idx, uint64_t n)
+{
+	uint64_t cs = world_cluster(r->w);
+
+	return run_write(r, cluster_idx * cs, n * cs, FILL_TEXT, QCOW2_WRITE_COMPRESSED);
+}
+
+static int compress_and_overwrite(struct run *r)
+{
+	uint64_t cs = world_cluster(r->w), n = r->w->size / cs;
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < 30; i++) {
+		uint64_t at = rnd_below(&r->rng, n - 3);
+
+		ret = pack(r, at, 1 + i % 3);
+		if (ret == 0 && i % 3 == 0)
+			ret = run_write(r, at * cs + 100, cs / 2, FILL_NOISE, 0);
+		if (ret == 0 && i % 4 == 1)
+			ret = run_discard(r, at * cs, cs);
+		if (ret == 0 && i % 5 == 2)
+			ret = pack(r, at, 1);
+		if (ret == 0 && i % 5 == 4)
+			ret = run_flush(r);
+	}
+	return ret;
+}
+
+/* Large writes: refcount blocks and the refcount table have to grow. */
+static int fill_quickly(struct run *r)
+{
+	uint64_t len = 48 * K;
+	int ret = 0;
+
+	for (uint64_t off = 0, n = 1; ret == 0 && off < r->w->size; off += len, n++) {
+		ret = run_write(r, off, min_u64(len, r->w->size - off), FILL_NOISE, 0);
+		if (ret == 0 && n % 7 == 0)
+			ret = run_flush(r);
+	}
+	return ret;
+}
+
+static int resize_and_write(struct run *r)
+{
+	static const unsigned percent[] = {130, 60, 200, 90, 10, 150, 50, 100};
+	uint64_t start = r->w->size;
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < ARRAY_LEN(percent); i++) {
+		uint64_t size = align_down(start / 100 * percent[i], 512) + 512 * (i % 2);
+
+		ret = scatter(r, 4, 3000, 3 + i % 2);
+		if (ret == 0)
+			ret = run_resize(r, min_u64(size, r->w->max_size));
+		if (ret == 0)
+			ret = run_write(r, r->w->size - 2048, 2048, FILL_NOISE, 0);
+		if (ret == 0 && i % 3 == 0)
+			ret = run_flush(r);
+	}
+	return ret;
+}
+
+static int reopen_often(struct run *r)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < 5; i++) {
+		ret = scatter(r, 4, 6000, 3);
+		if (ret == 0)
+			ret = run_discard(r, rnd_below(&r->rng, r->w->size / 2), r->w->size / 4);
+		if (ret == 0)
+			ret = run_close(r);
+		r->how.lazy = i % 3;
+		if (ret == 0)
+			ret = run_open(r);
+	}
+	return ret;
+}
+
+static int anything(struct run *r)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < 120; i++)
+		ret = random_step(r);
+	return ret;
+}
+
+/* An autoclear bit that nobody knows. */
+static void set_autoclear(struct world *w)
+{
+	store_be64(w->file.bytes + 88, 1ull << 40);
+}
+
+/* A dirty image, whose refcounts mean nothing. */
+static void set_dirty(struct world *w)
+{
+	uint64_t block = load_be64(w->file.bytes + load_be64(w->file.bytes + 48));
+
+	w->file.bytes[79] |= 1;
+	for (uint64_t i = 0; i < 64; i++)
+		w->file.bytes[block + i] ^= 0x15;
+}
+
+/* ---- the list ---- */
+
+#define IMAGE(n, v, c, w, s, ...)                                                                  \
+	{                                                                                          \
+		.name = n, .version = v, .cluster_bits = c, .refcount_bits = w, .size = s,         \
+		__VA_ARGS__                                                                        \
+	}
+#define TINY_CACHES .how = {.l2_cache_bytes = 1, .refcount_cache_bytes = 1}
+#define OVER_RAW .backing = BACKING_RAW, .backing_size = 50 * K + 512
+#define OVER_QCOW2 .backing = BACKING_QCOW2, .backing_size = 400 * K
+#define SNAPSHOT .filled = true, .snapshots = true
+
+/* long: a flat table */
+const struct workload workloads[] = {
+	{.config = {.name = "raw", .raw = true, .size = 100 * K}, .run = write_small},
+	{IMAGE("fill-512", 3, 9, 16, 40 * K, .raw = false), .run = fill_in_order},
+	{IMAGE("fill-4k", 3, 12, 16, 200 * K, .raw = false), .run = fill_in_order},
+	{IMAGE("fill-64k", 3, 16, 16, M, .raw = false), .run = fill_in_order},
+	{IMAGE("random-4k", 3, 12, 16, 400 * K, .raw = false), .run = fill_at_random},
+	{IMAGE("random-64k", 3, 16, 16, 2 * M, .raw = false), .run = fill_at_random, .samples = 2},
+	{IMAGE("random-v2", 2, 12, 16, 400 * K, .raw = false), .run = fill_at_random},
+	{IMAGE("overwrite", 3, 12, 16, 200 * K, .filled = true), .run = write_small},
+	{IMAGE("overwrite-durably", 3, 12, 16, 200 * K, .filled = true), .run = write_durably},
+	{IMAGE("cow-snapshot", 3, 12, 16, 200 * K, SNAPSHOT), .run = write_small},
+	{IMAGE("cow-snapshot-512", 3, 9, 8, 60 * K, SNAPSHOT), .run = write_small},
+	{IMAGE("cow-backing", 3, 12, 16, 200 * K, OVER_RAW), .run = write_small},
+	{IMAGE("cow-backing-64k", 3, 16, 16, 500 * K, OVER_QCOW2), .run = write_small,
+	 .samples = 2},
+	{IMAGE("cow-subclusters", 3, 14, 16, 400 * K, .extended = true, OVER_QCOW2),
+	 .run = write_small},
+	{IMAGE("discard", 3, 12, 16, 200 * K, .raw = false), .run = discard_and_reuse},
+	{IMAGE("discard-512", 3, 9, 1, 40 * K, .raw = false), .run = discard_and_reuse},
+	{IMAGE("discard-v2", 2, 12, 16, 200 * K, .raw = false), .run = discard_and_reuse},
+	{IMAGE("discard-backing", 3, 12, 16, 200 * K, OVER_QCOW2), .run = discard_and_reuse},
+	{IMAGE("discard-snapshot", 3, 12, 16, 200 * K, SNAPSHOT), .run = discard_and_reuse},
+	{IMAGE("discard-kept", 3, 12, 16, 200 * K, .raw = false), .run = discard_and_reuse,
+	 .how = {.discard = QCOW2_DISCARD_NO_UNREF}},
+	{IMAGE("zeros", 3, 12, 16, 200 * K, .filled = true), .run = write_zeros},
+	{IMAGE("zeros-v2-backing", 2, 12, 16, 100 * K, OVER_RAW), .run = write_zeros},
+	{IMAGE("zeros-subclusters", 3, 14, 16, 400 * K, .extended = true, OVER_RAW),
+	 .run = write_zeros},
+	{IMAGE("compressed", 3, 12, 16, 200 * K, .raw = false), .run = compress_and_overwrite},
+	{IMAGE("compressed-512", 3, 9, 16, 40 * K, .raw = false), .run = compress_and_overwrite},
+	{IMAGE("compressed-snapshot", 3, 12, 16, 200 * K, SNAPSHOT, .zstd = true),
+	 .run = compress_and_overwrite},
+	{IMAGE("grow-blocks-w64", 3, 9, 64, 200 * K, .raw = false), .run = fill_in_order,
+	 .samples = 1},
+	{IMAGE("grow-table-w64", 3, 9, 64, 2300 * K, .raw = false), .run = fill_quickly,
+	 .samples = 1},
+	{IMAGE("grow-table-tiny", 3, 9, 64, 2300 * K, .raw = false), .run = fill_quickly,
+	 .samples = 1, TINY_CACHES},
+	{IMAGE("resize-512", 3, 9, 16, 1200 * K, .max_size = 3 * M), .run = resize_and_write},
+	{IMAGE("resize-4k", 3, 12, 16, 300 * K, .raw = false), .run = resize_and_write},
+	{IMAGE("resize-v2", 2, 12, 16, 300 * K, .raw = false), .run = resize_and_write},
+	{IMAGE("resize-snapshot", 3, 12, 16, 200 * K, SNAPSHOT), .run = resize_and_write},
+	{IMAGE("resize-backing", 3, 12, 16, 200 * K, OVER_QCOW2), .run = resize_and_write},
+	{IMAGE("lazy", 3, 12, 16, 200 * K, .lazy = true), .run = write_small},
+	{IMAGE("lazy-discard", 3, 12, 16, 200 * K, .lazy = true), .run = discard_and_reuse},
+	{IMAGE("lazy-512", 3, 9, 64, 100 * K, .lazy = true), .run = fill_in_order, .samples = 2},
+	{IMAGE("lazy-snapshot", 3, 12, 16, 200 * K, .lazy = true, SNAPSHOT), .run = write_zeros},
+	{IMAGE("autoclear", 3, 12, 16, 100 * K, .filled = true), .run = write_small,
+	 .prepare = set_autoclear},
+	{IMAGE("dirty", 3, 12, 16, 100 * K, .filled = true), .run = write_small,
+	 .prepare = set_dirty},
+	{IMAGE("evict-512", 3, 9, 16, 300 * K, .raw = false), .run = write_small, TINY_CACHES},
+	{IMAGE("evict-w64", 3, 9, 64, 300 * K, SNAPSHOT), .run = write_small, TINY_CACHES},
+	{IMAGE("evict-discard", 3, 9, 16, 300 * K, .raw = false), .run = discard_and_reuse,
+	 TINY_CACHES},
+	{IMAGE("reopen", 3, 12, 16, 200 * K, .raw = false), .run = reopen_often},
+	{IMAGE("data-file", 3, 12, 16, 200 * K, .data = DATA_FILE), .run = write_small},
+	{IMAGE("data-file-zeros", 3, 12, 16, 200 * K, .data = DATA_FILE, OVER_RAW),
+	 .run = write_zeros},
+	{IMAGE("data-file-raw", 3, 12, 16, 200 * K, .data = DATA_FILE_RAW), .run = write_zeros},
+	{IMAGE("any-512", 3, 9, 16, 60 * K, .raw = false), .run = anything},
+	{IMAGE("any-4k-snapshot", 3, 12, 16, 200 * K, SNAPSHOT), .run = anything},
+	{IMAGE("any-subclusters", 3, 14, 16, 300 * K, .extended = true, OVER_RAW), .run = anything},
+	{IMAGE("any-v2-backing", 2, 9, 16, 60 * K, OVER_RAW), .run = anything},
+	{IMAGE("any-data-file", 3, 12, 16, 200 * K, .data = DATA_FILE), .run = anything},
+	{IMAGE("any-lazy", 3, 10, 4, 100 * K, .lazy = true), .run = anything},
+};
+const unsigned nworkloads = ARRAY_LEN(workloads);
