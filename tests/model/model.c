@@ -24,7 +24,6 @@
 struct options {
 	uint64_t seed, ops;
 	unsigned threads;
-	bool long_run;
 	const char *cases[64];
 	unsigned ncases;
 };
@@ -45,26 +44,29 @@ static int list(void)
 	return 0;
 }
 
+static bool take(struct options *o, const char *name, const char *value)
+{
+	if (strcmp(name, "--seed") == 0)
+		o->seed = strtoull(value, NULL, 0);
+	else if (strcmp(name, "--ops") == 0)
+		o->ops = strtoull(value, NULL, 0);
+	else if (strcmp(name, "--threads") == 0)
+		o->threads = (unsigned)strtoul(value, NULL, 0);
+	else if (strcmp(name, "--case") == 0 && o->ncases < ARRAY_LEN(o->cases))
+		o->cases[o->ncases++] = value;
+	else
+		return false;
+	return true;
+}
+
+/* An exit code, or -1: go on. */
 static int parse(struct options *o, int argc, char **argv)
 {
-	for (int i = 1; i < argc; i++) {
-		const char *value = i + 1 < argc ? argv[i + 1] : NULL;
-
+	for (int i = 1; i < argc; i += 2) {
 		if (strcmp(argv[i], "--list") == 0)
 			return list();
-		if (!value)
+		if (i + 1 == argc || !take(o, argv[i], argv[i + 1]))
 			return usage();
-		if (strcmp(argv[i], "--seed") == 0)
-			o->seed = strtoull(value, NULL, 0);
-		else if (strcmp(argv[i], "--ops") == 0)
-			o->ops = strtoull(value, NULL, 0);
-		else if (strcmp(argv[i], "--threads") == 0)
-			o->threads = (unsigned)strtoul(value, NULL, 0);
-		else if (strcmp(argv[i], "--case") == 0 && o->ncases < ARRAY_LEN(o->cases))
-			o->cases[o->ncases++] = value;
-		else
-			return usage();
-		i++;
 	}
 	return -1;
 }
