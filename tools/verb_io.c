@@ -46,7 +46,7 @@ static const struct cli_option io_options[] = {
 	{'m', "misalign", CLI_FLAG, offsetof(struct io_args, misalign), NULL,
 	 "misalign the buffers", NULL},
 	{'C', "copy-on-read", CLI_FLAG, offsetof(struct io_args, copy_on_read), NULL,
-	 "not supported over a backing file", NULL},
+	 "copy what is read from below into it", NULL},
 	{'U', "force-share", CLI_FLAG, offsetof(struct io_args, force_share), NULL,
 	 "with -r: even while another program writes", NULL},
 	{'q', "quiet", CLI_FLAG, offsetof(struct io_args, quiet), NULL, "no reports", NULL},

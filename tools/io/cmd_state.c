@@ -11,6 +11,7 @@
 #include "cli/out.h"
 #include "info_rows.h"
 #include "io/cmd_args.h"
+#include "io/copy.h"
 #include "io/io.h"
 #include "io/open.h"
 #include "io/pool.h"
@@ -198,17 +199,26 @@ static int prealloc_mode(const char *word, unsigned *mode)
 }
 
 /* QEMU's words, for the drop-in. */
-static void explain_resize(const struct io *io, uint64_t size, unsigned mode,
+static void explain_resize(const struct io *io, int code, uint64_t size, unsigned mode,
 			   struct qcow2_error *err)
 {
+	struct qcow2_info info = QCOW2_INFO_INIT;
+	const char *words = NULL;
+
+	qcow2_info(io->image, &info, NULL);
 	if (!io->is_raw && size % SECTOR)
-		io_reason(err, -EINVAL, "The new size must be a multiple of 512");
+		words = "The new size must be a multiple of 512";
 	else if (io->is_raw && mode == QCOW2_PREALLOC_METADATA)
-		io_reason(err, -ENOTSUP, "Unsupported preallocation mode: metadata");
+		words = "Unsupported preallocation mode: metadata";
 	else if (mode != QCOW2_PREALLOC_OFF && size < qcow2_size(io->image))
-		io_reason(err, -EINVAL,
-			  io->is_raw ? "Cannot use preallocation for shrinking files"
-				     : "Preallocation can't be used for shrinking an image");
+		words = io->is_raw ? "Cannot use preallocation for shrinking files"
+				   : "Preallocation can't be used for shrinking an image";
+	else if (code == -ENOTSUP && info.version == 2 && info.nsnapshots)
+		words = "Can't resize a v2 image which has snapshots";
+	else if (code == -ENOTSUP && info.version == 2 && io->has_backing)
+		words = "Failed to zero out new clusters: Operation not supported";
+	if (words)
+		io_reason(err, code, "%s", words);
 }
 
 static int run_truncate(struct io *io, const struct io_command *self, int nwords, char **words)
@@ -232,9 +242,11 @@ static int run_truncate(struct io *io, const struct io_command *self, int nwords
 	/* a raw disk ends with a whole sector, whatever its file does */
 	if (io->is_raw)
 		size = (size + SECTOR - 1) / SECTOR * SECTOR;
+	io_copy_lock(io);
 	rc = qcow2_resize(io->image, size, mode, QCOW2_RESIZE_SHRINK, &err);
+	io_copy_unlock(io);
 	if (rc < 0 && io->drop_in)
-		explain_resize(io, size, mode, &err);
+		explain_resize(io, rc, size, mode, &err);
 	if (rc < 0)
 		io_say(err.message);
 	return rc;
@@ -294,11 +306,11 @@ static int run_flush(struct io *io, const struct io_command *self, int nwords, c
 static int run_discard(struct io *io, const struct io_command *self, int nwords, char **words)
 {
 	struct io_request r;
-	uint64_t start;
 	int c, rc = 0;
 
 	io_request_init(&r, io, "discard", true);
 	r.done = "discard";
+	r.discard = true;
 	io_getopt_begin();
 	while ((c = getopt(nwords, words, "Cq")) != -1)
 		if (!io_common_option(&r, c, &rc))
@@ -307,11 +319,7 @@ static int run_discard(struct io *io, const struct io_command *self, int nwords,
 		return io_misused(self);
 	if (io_parse_range(&r, words + optind, IO_LIMIT) < 0)
 		return -EINVAL;
-	start = io_now_ns();
-	r.result = io_check_range(io, r.guest_off, r.len_bytes, &r.err);
-	if (r.result == 0)
-		r.result = qcow2_discard(io->image, r.guest_off, r.len_bytes, &r.err);
-	r.elapsed_ns = io_now_ns() - start;
+	io_request_perform(&r);
 	io_pool_deliver(io->pool);
 	return io_request_tell(&r);
 }
@@ -329,7 +337,7 @@ const struct io_command io_state_commands[] = {
 	 "open the file specified by path",
 	 " -r           for reading only\n"
 	 " -s           what is written goes to a temporary file, lost on close\n"
-	 " -C           copy on read: not supported for images with a backing file\n"
+	 " -C           what is read from a backing file is written to the image\n"
 	 " -n           short for -t none\n"
 	 " -k           native AIO: no effect, but needs -n\n"
 	 " -i mode      AIO mode: no effect\n"

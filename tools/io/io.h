@@ -28,8 +28,9 @@ struct io {
 	struct qcow2_image *image;
 	struct io_setup setup;
 	bool is_raw, guessed_raw, has_backing;
-	struct io_pool *pool; /* NULL until the first aio_* command */
-	/* Writes to the first sector of a disk whose format was guessed go one by one. */
+	uint64_t cluster_size; /* at least 1 */
+	struct io_pool *pool;  /* NULL until the first aio_* command */
+	/* For what has to go one by one: guard.h, copy.h. */
 	pthread_mutex_t guard;
 };
 

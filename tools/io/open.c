@@ -238,6 +238,7 @@ static int note_kind(struct io *io, struct io_setup *s, const struct qcow2_info 
 		     struct qcow2_error *err)
 {
 	io->is_raw = strcmp(info->format, "raw") == 0;
+	io->cluster_size = info->cluster_size ? info->cluster_size : 1;
 	io->has_backing = qcow2_backing(io->image) != NULL;
 	if (!s->format && !s->snapshot) {
 		if (io_setup_string(&s->format, info->format) < 0)
@@ -272,8 +273,6 @@ static int open_quietly(struct io *io, struct io_setup *s, struct qcow2_error *e
 		rc = note_kind(io, s, &info, err);
 	if (rc == 0)
 		rc = check_opened(io, s, &info, err);
-	if (rc == 0 && s->copy_on_read && io->has_backing)
-		rc = io_reason(err, -ENOTSUP, "copy-on-read isn't supported");
 	if (rc < 0) {
 		qcow2_close(io->image);
 		io->image = NULL;

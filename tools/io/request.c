@@ -9,6 +9,7 @@
 
 #include "cli/diag.h"
 #include "cli/utf8.h"
+#include "io/copy.h"
 #include "io/guard.h"
 #include "io/request.h"
 #include "io/text.h"
@@ -97,8 +98,9 @@ uint64_t io_now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-int io_check_range(const struct io *io, uint64_t guest_off, uint64_t len_bytes,
-		   struct qcow2_error *err)
+/* -EIO for what doesn't lie inside the disk. */
+static int check_range(const struct io *io, uint64_t guest_off, uint64_t len_bytes,
+		       struct qcow2_error *err)
 {
 	uint64_t size = qcow2_size(io->image);
 
@@ -115,10 +117,16 @@ static int perform(struct io_request *r)
 	struct iovec whole = {.iov_base = r->buf, .iov_len = (size_t)r->len_bytes};
 	const struct iovec *iov = r->iov ? r->iov : &whole;
 	int niov = r->iov ? r->niov : 1;
-	int rc = io_check_range(r->io, r->guest_off, r->len_bytes, &r->err);
+	int rc = check_range(r->io, r->guest_off, r->len_bytes, &r->err);
 
 	if (rc < 0)
 		return rc;
+	if (!r->write)
+		rc = io_copy_range(r->io, r->guest_off, r->len_bytes, &r->err);
+	if (rc < 0)
+		return rc;
+	if (r->discard)
+		return qcow2_discard(r->io->image, r->guest_off, r->len_bytes, &r->err);
 	if (!r->write)
 		return qcow2_preadv(r->io->image, iov, niov, r->guest_off, &r->err);
 	if (io_guard_concerns(r))
@@ -133,7 +141,9 @@ void io_request_perform(struct io_request *request)
 {
 	uint64_t start = io_now_ns();
 
+	io_copy_lock(request->io);
 	request->result = perform(request);
+	io_copy_unlock(request->io);
 	request->elapsed_ns = io_now_ns() - start;
 }
 

@@ -17,8 +17,8 @@ struct io_request {
 	const char *name; /* "aio_write": of whom it is said that it failed */
 	const char *done; /* "wrote" */
 	/* What to do. */
-	bool write, zero;
-	unsigned flags; /* QCOW2_WRITE_* */
+	bool write, zero, discard; /* the last two with the first */
+	unsigned flags;		   /* QCOW2_WRITE_* */
 	uint64_t guest_off, len_bytes;
 	uint8_t *memory; /* to be freed; buf begins somewhere in it */
 	uint8_t *buf;
@@ -53,10 +53,6 @@ int io_request_tell(const struct io_request *request);
 /* "NAME failed: REASON", and the library's own sentence where qemu-io's words aren't all. */
 void io_tell_failure(const struct io *io, const char *name, int code,
 		     const struct qcow2_error *err);
-
-/* -EIO for what doesn't lie inside the disk. */
-int io_check_range(const struct io *io, uint64_t guest_off, uint64_t len_bytes,
-		   struct qcow2_error *err);
 
 /* CLOCK_MONOTONIC. */
 uint64_t io_now_ns(void);

@@ -368,7 +368,8 @@ static int take(void *opaque, const char *name, const char *value)
 	}
 	if (p->changing &&
 	    (!o || (o->fixed && !is_same(p, o, value)) || (o->only_qcow2 && is_raw(p->setup))))
-		return io_reason(p->err, -EINVAL, "Cannot change the option '%s'", name);
+		return io_reason(p->err, -EINVAL, "Cannot change the option '%s'",
+				 o && strncmp(name, "file.", 5) == 0 ? name + 5 : name);
 	if (!o)
 		return p->setup->unknown_option
 			       ? 0
