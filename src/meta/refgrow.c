@@ -64,7 +64,12 @@ static int count_elsewhere(struct meta *m, uint64_t cluster, struct qcow2_error 
 		ret = make_block(m, idx, err);
 	if (ret == 0)
 		ret = meta_refs_raise(m, cluster, 1, err);
-	return ret == 0 ? write_count_of(m, cluster, err) : ret;
+	if (ret < 0)
+		return ret;
+	ret = write_count_of(m, cluster, err);
+	if (ret < 0) /* it is given back, so it may have no count */
+		(void)meta_refs_lower(m, cluster, 1, NULL, NULL, NULL);
+	return ret;
 }
 
 /* Writes the block with nothing in it but its own count, if it has it. */
@@ -296,6 +301,26 @@ static int enter_block(struct meta *m, uint64_t idx, uint64_t block_off, struct 
 	return move_table(m, idx, block_off, err);
 }
 
+/*
+ * Sees to it that the cluster of the block for idx is counted, and that there is still no such
+ * block: making the one that counts the cluster may have made it.
+ */
+static int count_block(struct meta *m, uint64_t idx, const struct meta_run *at, bool *made,
+		       struct qcow2_error *err)
+{
+	uint64_t off = 0;
+	int ret;
+
+	*made = false;
+	if (at->first >> m->geometry.refblock_bits == idx)
+		return 0;
+	ret = count_elsewhere(m, at->first, err);
+	if (ret == 0)
+		ret = meta_refblock_off(m, idx, &off, err);
+	*made = ret == 0 && off != 0;
+	return ret;
+}
+
 /* *entered: a table on disk may point to it, even if this failed. */
 static int place_block(struct meta *m, uint64_t idx, const struct meta_run *at, bool *entered,
 		       struct qcow2_error *err)
@@ -303,10 +328,13 @@ static int place_block(struct meta *m, uint64_t idx, const struct meta_run *at, 
 	bool counts_itself = at->first >> m->geometry.refblock_bits == idx;
 	uint64_t block_off = meta_off_of(m, at->first);
 	int ret = meta_guard_check(m, block_off, m->geometry.cluster_size, META_REGION_NONE, err);
+	bool made = false;
 
-	if (ret == 0 && !counts_itself)
-		ret = count_elsewhere(m, at->first, err);
-	if (ret < 0)
+	if (ret == 0)
+		ret = count_block(m, idx, at, &made, err);
+	if (ret == 0 && made)
+		meta_untake(m, at);
+	if (ret < 0 || made)
 		return ret;
 	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC_WRITE);
 	ret = write_block(m, at, counts_itself, err);
