@@ -229,7 +229,8 @@ static int clear_autoclear(struct meta *m, struct qcow2_error *err)
 
 	if (h->version < 3 || h->autoclear == keep)
 		return 0;
-	ret = meta_super_rewrite(m, h->incompatible, h->compatible, keep, err);
+	/* these bytes alone: a header that is written anew could be torn */
+	ret = meta_super_write_autoclear(m, keep, err);
 	if (ret == 0 && !META_BROKEN(9))
 		ret = storage_flush(m->file, err);
 	return ret;
@@ -334,13 +335,12 @@ int meta_engine_trim(struct meta *m, struct qcow2_error *err)
 
 static int clear_dirty_bit(struct meta *m, struct qcow2_error *err)
 {
-	const struct format_header *h = &m->header;
+	uint64_t bits = m->header.incompatible & ~LAYOUT_INCOMPAT_DIRTY;
 	int ret;
 
 	if (!atomic_load(&m->engine->dirty_bit))
 		return 0;
-	ret = meta_super_rewrite(m, h->incompatible & ~LAYOUT_INCOMPAT_DIRTY, h->compatible,
-				 h->autoclear, err);
+	ret = meta_super_write_incompatible(m, bits, err);
 	if (ret == 0)
 		ret = meta_barrier(m, err);
 	if (ret == 0)

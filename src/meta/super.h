@@ -32,6 +32,9 @@ int meta_super_write_snapshots(struct meta *m, uint32_t count, uint64_t off,
  */
 int meta_super_write_incompatible(struct meta *m, uint64_t bits, struct qcow2_error *err);
 
+/* Bytes 88 to 95, likewise. */
+int meta_super_write_autoclear(struct meta *m, uint64_t bits, struct qcow2_error *err);
+
 /*
  * The whole first cluster anew, as m->header says it, with these feature masks in version 3
  * (version 2 has no place for them and ignores them). Kept as they were: unknown fields and

@@ -97,7 +97,9 @@ int meta_super_write_snapshots(struct meta *m, uint32_t count, uint64_t off,
 	return 0;
 }
 
-int meta_super_write_incompatible(struct meta *m, uint64_t bits, struct qcow2_error *err)
+/* One of the masks of a version 3 header. */
+static int write_mask(struct meta *m, uint32_t off, uint64_t bits, const char *what, uint64_t *mask,
+		      struct qcow2_error *err)
 {
 	uint8_t bytes[FIELDS_MAX];
 	int ret;
@@ -105,17 +107,26 @@ int meta_super_write_incompatible(struct meta *m, uint64_t bits, struct qcow2_er
 	if (m->header.version < 3 && bits == 0)
 		return 0;
 	if (m->header.version < 3)
-		return error_set_at(err, -ENOTSUP, QCOW2_NO_OFFSET, LAYOUT_OFF_INCOMPATIBLE,
-				    "can't set the incompatible feature bits 0x%" PRIx64
-				    ": a header of version 2 has none",
-				    bits);
+		return error_set_at(err, -ENOTSUP, QCOW2_NO_OFFSET, off,
+				    "can't set %s 0x%" PRIx64 ": a header of version 2 has none",
+				    what, bits);
 	store_be64(bytes, bits);
-	ret = write_fields(m, LAYOUT_OFF_INCOMPATIBLE, LAYOUT_OFF_INCOMPATIBLE + 8, bytes,
-			   "the incompatible feature bits", err);
-	if (ret < 0)
-		return ret;
-	m->header.incompatible = bits;
-	return 0;
+	ret = write_fields(m, off, off + 8, bytes, what, err);
+	if (ret == 0)
+		*mask = bits;
+	return ret;
+}
+
+int meta_super_write_incompatible(struct meta *m, uint64_t bits, struct qcow2_error *err)
+{
+	return write_mask(m, LAYOUT_OFF_INCOMPATIBLE, bits, "the incompatible feature bits",
+			  &m->header.incompatible, err);
+}
+
+int meta_super_write_autoclear(struct meta *m, uint64_t bits, struct qcow2_error *err)
+{
+	return write_mask(m, LAYOUT_OFF_AUTOCLEAR, bits, "the autoclear feature bits",
+			  &m->header.autoclear, err);
 }
 
 /* All that an encoded header has and the one in memory may not: nothing else changes. */
