@@ -142,7 +142,9 @@ static int examine(struct check_run *run, struct qcow2_error *err)
 	int ret = count_references(run, err);
 
 	if (ret == 0)
-		ret = check_stored_overlaps(run, err);
+		ret = check_stored_overlaps(run);
+	if (ret == 0)
+		ret = check_overlaps(run);
 	if (ret == 0)
 		ret = check_compare(run, err);
 	return ret;

@@ -369,17 +369,21 @@ bool counts_next(const struct counts *c, uint64_t from, uint64_t end, struct cou
 
 uint64_t counts_find_free(const struct counts *c, uint64_t from, uint64_t n)
 {
-	uint64_t run = 0, until;
+	uint64_t run = 0, until, group[COUNTS_CHUNK];
 
-	/* Single references that came after sealing are seen here too, hence one by one. */
 	while (run < n) {
+		unsigned i = from % COUNTS_CHUNK;
+		bool any;
+
 		if (run_level(c, from, &until) > 0) {
 			from = until;
 			run = 0;
 			continue;
 		}
-		run = counts_get(c, from) == 0 ? run + 1 : 0;
-		from++;
+		/* Single references that came after sealing are seen here too. */
+		any = counts_group(c, from - i, group);
+		for (; i < COUNTS_CHUNK && run < n; i++, from++)
+			run = any && group[i] != 0 ? 0 : run + 1;
 	}
 	return from - n;
 }

@@ -60,6 +60,10 @@ static const struct entry catalogue[CHECK_FINDINGS] = {
 	[CHECK_L2_PAST_END] = {"l2-past-end", CORRUPT, HIDES, "L2 table past the end of the file"},
 	[CHECK_TABLE_PAST_END] = {"table-past-end", CORRUPT, HIDES,
 				  "table past the end of the file"},
+	[CHECK_L2_SHARED] = {"l2-shared", CORRUPT, false,
+			     "L2 table that is used as something else too"},
+	[CHECK_TABLE_SHARED] = {"table-shared", CORRUPT, false,
+				"header or table that is used as something else too"},
 	[CHECK_REFTABLE_PLACE] = {"reftable-place", CORRUPT, false,
 				  "refcount table with an impossible place or size"},
 	[CHECK_REFTABLE_PAST_END] = {"reftable-past-end", CORRUPT, false,
@@ -110,8 +114,12 @@ const char *check_finding_name(enum check_finding finding)
 
 static bool is_refcount(enum check_finding finding)
 {
-	return finding == CHECK_LEAK || finding == CHECK_REFCOUNT_LOW ||
-	       finding == CHECK_REFCOUNT_ZERO || finding == CHECK_REFCOUNT_OVERFLOW ||
+	return finding <= CHECK_REFCOUNT_OVERFLOW;
+}
+
+static bool is_shared(enum check_finding finding)
+{
+	return finding == CHECK_L2_SHARED || finding == CHECK_TABLE_SHARED ||
 	       finding == CHECK_REFTABLE_SHARED || finding == CHECK_REFBLOCK_SHARED;
 }
 
@@ -148,6 +156,8 @@ const char *check_finding_text(const struct check_report *r, char *buf, size_t b
 		append(&t, ", %" PRIu64 " clusters", r->nclusters);
 	if (is_refcount(r->finding))
 		append(&t, ": refcount %" PRIu64 ", expected %" PRIu64, r->stored, r->computed);
+	else if (is_shared(r->finding))
+		append(&t, ": %" PRIu64 " references, expected %" PRIu64, r->computed, r->stored);
 	else if (r->entry_off != QCOW2_NO_OFFSET)
 		append(&t, ": 0x%" PRIx64 " in the entry at 0x%" PRIx64, r->stored, r->entry_off);
 	return buf;

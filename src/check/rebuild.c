@@ -27,7 +27,8 @@ struct rebuild {
 	uint64_t *place; /* of each block; 0: none is needed */
 	uint64_t nplaces, cap;
 	uint64_t table_idx, table_clusters;
-	uint64_t free_from;
+	uint64_t free_from;  /* a table may be there */
+	uint64_t block_from; /* all before are taken */
 };
 
 static int need_block(struct rebuild *rb, uint64_t block_idx, struct qcow2_error *err)
@@ -76,12 +77,13 @@ static int need_blocks(struct rebuild *rb, struct qcow2_error *err)
 	return ret;
 }
 
-static int take(struct rebuild *rb, uint64_t n, uint64_t *first, struct qcow2_error *err)
+static int take(struct rebuild *rb, uint64_t from, uint64_t n, uint64_t *first,
+		struct qcow2_error *err)
 {
 	struct check_run *run = rb->run;
 	int ret = 0;
 
-	*first = counts_find_free(&run->counts, rb->free_from, n);
+	*first = counts_find_free(&run->counts, from, n);
 	for (uint64_t i = *first; ret == 0 && i < *first + n; i++) {
 		ret = check_count_cluster(run, i << run->g.cluster_bits, 1, err);
 		if (ret == 0)
@@ -99,7 +101,7 @@ static int place_table(struct rebuild *rb, struct qcow2_error *err)
 	for (uint64_t i = 0; i < rb->table_clusters; i++)
 		counts_sub(&rb->run->counts, rb->table_idx + i, 1);
 	rb->table_clusters = n;
-	return take(rb, n, &rb->table_idx, err);
+	return take(rb, rb->free_from, n, &rb->table_idx, err);
 }
 
 /* Each block and the table need places, whose own counts need blocks, which need places. */
@@ -114,9 +116,10 @@ static int place_all(struct rebuild *rb, struct qcow2_error *err)
 		for (uint64_t i = 0; ret == 0 && i < rb->nplaces; i++) {
 			if (rb->place[i] != NEEDED)
 				continue;
-			ret = take(rb, 1, &idx, err);
+			ret = take(rb, rb->block_from, 1, &idx, err);
 			if (ret != 0)
 				break;
+			rb->block_from = idx + 1;
 			rb->place[i] = idx << rb->run->g.cluster_bits;
 			more = true;
 		}
@@ -248,6 +251,7 @@ int check_rebuild(struct check_run *run, struct qcow2_error *err)
 	if (rb.keep)
 		rb.free_from = max_u64(run->file_clusters,
 				       div_ceil(run->result->image_end_off, run->g.cluster_size));
+	rb.block_from = rb.free_from;
 	ret = need_blocks(&rb, err);
 	if (ret == 0)
 		ret = place_all(&rb, err);

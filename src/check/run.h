@@ -148,7 +148,7 @@ int check_stored_load(struct check_run *run, struct qcow2_error *err);
 /* Counts the table and its blocks. */
 int check_stored_count(struct check_run *run, struct qcow2_error *err);
 /* Blocks and tables that something else uses too. After counting all and sealing. */
-int check_stored_overlaps(struct check_run *run, struct qcow2_error *err);
+int check_stored_overlaps(struct check_run *run);
 int check_stored_get(struct check_run *run, uint64_t cluster_idx, uint64_t *count,
 		     struct qcow2_error *err);
 void check_stored_forget(struct check_run *run);
@@ -157,6 +157,10 @@ void check_stored_forget(struct check_run *run);
 uint64_t check_reftable_clusters(const struct check_run *run);
 /* Is there a block that has the cluster's count and can be written to? */
 bool check_has_block(const struct check_run *run, uint64_t cluster_idx);
+
+/* ---- overlap.c ---- */
+
+int check_overlaps(struct check_run *run);
 
 /* ---- compare.c ---- */
 

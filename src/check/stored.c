@@ -136,12 +136,11 @@ static int report_shared(struct check_run *run, enum check_finding finding, uint
 	return check_found(run, &r);
 }
 
-int check_stored_overlaps(struct check_run *run, struct qcow2_error *err)
+int check_stored_overlaps(struct check_run *run)
 {
 	uint64_t first = run->header.reftable_off >> run->g.cluster_bits, count;
 	int ret = 0;
 
-	(void)err;
 	for (uint64_t i = 0; ret == 0 && i < check_reftable_clusters(run); i++) {
 		count = counts_get(&run->counts, first + i);
 		if (count != 1)

@@ -100,8 +100,14 @@ static void every_question_gets_the_same_answer(void **state)
 	}
 	for (; at < N; at++)
 		assert_int_equal(model[at], 0);
-	at = counts_find_free(&c, 0, 2);
-	assert_true(at >= N || (model[at] == 0 && (at + 1 >= N || model[at + 1] == 0)));
+	for (uint64_t n = 1; n <= 3; n++) {
+		uint64_t run = 0;
+
+		for (at = 0; run < n; at++)
+			run = at < N && model[at] ? 0 : run + 1;
+		assert_int_equal(counts_find_free(&c, 0, n), at - n);
+		assert_int_equal(counts_find_free(&c, at - n, n), at - n);
+	}
 	counts_release(&c);
 }
 

@@ -164,6 +164,27 @@ static void two_owners_both_lose_the_flag(void **state)
 	forge_free(&f);
 }
 
+/* The counts agree, so that nothing but this would tell. */
+static void tables_that_are_data_too_are_found(void **state)
+{
+	static const struct {
+		uint64_t cluster_idx;
+		uint64_t corruptions;
+	} cases[] = {{FORGE_L2B, 2}, {FORGE_L1, 1}};
+	struct forge f;
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		forge_new(&f, 4);
+		forge_set_word(&f, forge_l2(20), cases[i].cluster_idx * FORGE_CS);
+		forge_set_count(&f, cases[i].cluster_idx, 2);
+		forge_expect(&f, cases[i].corruptions, 0);
+		assert_int_equal(forge_check(&f, CHECK_REPAIR_ALL), 0);
+		assert_true(f.result.corruptions > 0);
+		forge_free(&f);
+	}
+}
+
 static void an_unaligned_zero_cluster_becomes_a_plain_one(void **state)
 {
 	struct forge f;
@@ -349,6 +370,7 @@ int main(void)
 		cmocka_unit_test(a_file_that_was_cut_off_is_not_made_longer),
 		cmocka_unit_test(more_references_than_the_width_holds_stay_a_corruption),
 		cmocka_unit_test(two_owners_both_lose_the_flag),
+		cmocka_unit_test(tables_that_are_data_too_are_found),
 		cmocka_unit_test(an_unaligned_zero_cluster_becomes_a_plain_one),
 		cmocka_unit_test(a_table_that_is_something_else_is_not_written_to),
 		cmocka_unit_test(counts_behind_the_end_of_the_file_are_checked),
