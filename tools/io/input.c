@@ -18,12 +18,14 @@ void io_input_init(struct io_input *input, const char *prompt, bool always)
 {
 	memset(input, 0, sizeof(*input));
 	input->prompt = prompt;
-	input->terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
-	input->always = always || input->terminal;
+	input->always = always || isatty(STDIN_FILENO);
+	input->editing = cli_edit_possible();
+	cli_edit_init(&input->edit, prompt);
 }
 
 void io_input_release(struct io_input *input)
 {
+	cli_edit_release(&input->edit);
 	free(input->buf);
 }
 
@@ -70,6 +72,8 @@ static void wait_for_input(int fd, void (*event)(void *opaque), void *opaque)
 
 char *io_input_line(struct io_input *input, int fd, void (*event)(void *opaque), void *opaque)
 {
+	if (input->editing)
+		return cli_edit_line(&input->edit, fd, event, opaque);
 	if (input->always)
 		fputs(input->prompt, stdout);
 	fflush(stdout);

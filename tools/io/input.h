@@ -6,13 +6,16 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "cli/edit.h"
+
 struct io_input {
 	const char *prompt;
-	bool always;   /* the prompt is printed for pipes and files too */
-	bool terminal; /* lines can be edited */
+	bool always;  /* the prompt is printed for pipes and files too */
+	bool editing; /* it is a terminal that lines can be edited on */
 	bool ended;
 	char *buf; /* read, and not handed out yet */
 	size_t len, size;
+	struct cli_edit edit;
 };
 
 void io_input_init(struct io_input *input, const char *prompt, bool always);
