@@ -308,7 +308,8 @@ int check_repair_dirty(struct qcow2_storage file, struct qcow2_error *err)
 	ret = check_image(file, &options, &result, err);
 	if (ret == 0 && result.check_errors > 0)
 		ret = error_set(err, -EIO,
-				"the image wasn't closed properly and can't be repaired: parts of"
-				" it can't be examined");
+				"the refcounts can't be repaired: %" PRIu64
+				" parts of the image couldn't be examined or written anew",
+				result.check_errors);
 	return ret;
 }
