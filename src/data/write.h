@@ -117,5 +117,9 @@ int data_preallocate(struct data_writer *w, uint64_t guest_off, uint64_t end, un
 /* Whole clusters: the map is as if they had never been written. For a disk that becomes smaller. */
 int data_forget(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes,
 		struct qcow2_error *err);
+/* The same, but they hide what is below: zeros that have no place, whatever QCOW2_DISCARD_* says.
+ */
+int data_hide(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes,
+	      struct qcow2_error *err);
 
 #endif

@@ -357,3 +357,11 @@ int data_forget(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes,
 
 	return change_clusters(w, guest_off, guest_off + len_bytes, &ch, err);
 }
+
+int data_hide(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes,
+	      struct qcow2_error *err)
+{
+	const struct change ch = {.unmap = true, .give_back = true};
+
+	return change_clusters(w, guest_off, guest_off + len_bytes, &ch, err);
+}

@@ -106,6 +106,6 @@ int disk_raw_resize(struct disk *disk, uint64_t size_bytes, struct qcow2_error *
 	int ret = storage_truncate(disk_raw_store(disk), size_bytes, err);
 
 	if (ret == 0)
-		disk->size_bytes = size_bytes;
+		__atomic_store_n(&disk->size_bytes, size_bytes, __ATOMIC_RELAXED);
 	return ret;
 }

@@ -57,6 +57,8 @@ struct qcow2_image {
 	const char *format;	   /* "raw", "qcow2" */
 	unsigned flags;		   /* QCOW2_OPEN_* */
 	unsigned discard;	   /* QCOW2_DISCARD_*, of a raw image */
+	struct meta_gate *gate;	   /* what requests enter; NULL: open for reading */
+	struct meta_gate raw_gate; /* of a raw image */
 	atomic_int flush_failed;   /* negative errno: a raw image isn't changed any more */
 	struct disk *disk;	   /* owned */
 	struct image_qcow2 *qcow2; /* the same disk, if it is qcow2 */

@@ -227,7 +227,7 @@ static int open_image(struct qcow2_image **image, struct qcow2_storage store, co
 		return ret;
 	(*image)->placeless = !path;
 	ret = open_below(*image, options, &policy, err);
-	if (ret == 0 && (options->flags & QCOW2_OPEN_WRITE) && (*image)->qcow2)
+	if (ret == 0 && (options->flags & QCOW2_OPEN_WRITE))
 		ret = image_start_writing(*image, options, err);
 	if (ret < 0) {
 		qcow2_close(*image);
@@ -288,7 +288,7 @@ void qcow2_close(struct qcow2_image *image)
 
 uint64_t qcow2_size(const struct qcow2_image *image)
 {
-	return image->disk->size_bytes;
+	return __atomic_load_n(&image->disk->size_bytes, __ATOMIC_RELAXED);
 }
 
 struct qcow2_image *qcow2_backing(struct qcow2_image *image)

@@ -90,7 +90,7 @@ static int check_qcow2(const struct qcow2_image *image, uint64_t size_bytes,
 static void set_size(struct image_qcow2 *q, uint64_t size_bytes)
 {
 	q->meta.size_bytes = size_bytes;
-	q->disk.size_bytes = size_bytes;
+	__atomic_store_n(&q->disk.size_bytes, size_bytes, __ATOMIC_RELAXED);
 }
 
 /* Everything below the size is durable: now the size. */
@@ -188,21 +188,24 @@ static int shrink(struct qcow2_image *image, uint64_t size_bytes, struct qcow2_e
 	/* until the size is durable what is below may not come to light */
 	hidden = m->header.version >= 3 ? min_u64(align_up(backing_end(image), cs), old) : 0;
 	if (ret == 0 && from < hidden)
-		ret = data_zero(q->writer, from, hidden - from, QCOW2_WRITE_MAY_UNMAP, err);
+		ret = data_hide(q->writer, from, hidden - from, err);
 	if (ret == 0 && from < hidden)
 		from = min_u64(align_up(hidden, cs), align_up(old, cs));
 	if (ret == 0 && from < old)
 		ret = data_forget(q->writer, from, align_up(old, cs) - from, err);
 	if (ret < 0)
 		return ret;
-	meta_l1_drop_tables(m, format_size_to_l1(&m->geometry, size_bytes),
-			    format_size_to_l1(&m->geometry, old));
 	ret = write_size(q, size_bytes, err);
 	if (ret < 0)
 		return ret;
 	set_size(q, size_bytes);
-	meta_reap(m, true);
-	if (m->geometry.data_file)
+	/* tables of nothing but zeros that hide what is below: they were needed until now */
+	meta_l1_drop_tables(m, format_size_to_l1(&m->geometry, size_bytes),
+			    format_size_to_l1(&m->geometry, old));
+	ret = meta_commit(m, true, err);
+	if (ret == 0)
+		meta_reap(m, true);
+	if (ret == 0 && m->geometry.data_file)
 		ret = storage_truncate(m->data, size_bytes, err);
 	if (ret == 0)
 		ret = meta_commit_counts(m, err);
@@ -231,15 +234,13 @@ static int resize_qcow2(struct qcow2_image *image, uint64_t size_bytes, unsigned
 int qcow2_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc, unsigned flags,
 		 struct qcow2_error *err)
 {
-	struct meta_gate *gate = NULL;
+	struct meta_gate *gate = image->gate;
 	int ret;
 
-	if (image->qcow2 && image->qcow2->writer)
-		gate = &image->qcow2->meta.engine->gate;
 	if (gate)
 		meta_gate_close(gate);
 	ret = check_resize(image, size_bytes, prealloc, flags, err);
-	if (ret == 0 && gate)
+	if (ret == 0 && image->qcow2)
 		ret = resize_qcow2(image, size_bytes, prealloc, err);
 	else if (ret == 0)
 		ret = raw_resize(image, size_bytes, prealloc, err);

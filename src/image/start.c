@@ -52,8 +52,8 @@ static int start_engine(struct qcow2_image *image, const struct qcow2_open_optio
 	return ret;
 }
 
-int image_start_writing(struct qcow2_image *image, const struct qcow2_open_options *options,
-			struct qcow2_error *err)
+static int start_qcow2(struct qcow2_image *image, const struct qcow2_open_options *options,
+		       struct qcow2_error *err)
 {
 	struct image_qcow2 *q = image->qcow2;
 	struct data_writer *w = mem_zalloc(1, sizeof(*w));
@@ -75,7 +75,26 @@ int image_start_writing(struct qcow2_image *image, const struct qcow2_open_optio
 	w->give_back = options->pass_discard != QCOW2_PASS_NONE;
 	data_ranges_init(&w->ranges);
 	q->writer = w;
+	image->gate = &q->meta.engine->gate;
 	return 0;
+}
+
+/* A raw image has no metadata; its size changes all the same. */
+static int start_raw(struct qcow2_image *image, struct qcow2_error *err)
+{
+	int ret = meta_gate_init(&image->raw_gate, err);
+
+	if (ret == 0)
+		image->gate = &image->raw_gate;
+	return ret;
+}
+
+int image_start_writing(struct qcow2_image *image, const struct qcow2_open_options *options,
+			struct qcow2_error *err)
+{
+	if (!image->qcow2)
+		return start_raw(image, err);
+	return start_qcow2(image, options, err);
 }
 
 void image_stop_writing(struct image_qcow2 *q)
@@ -89,13 +108,11 @@ void image_stop_writing(struct image_qcow2 *q)
 
 unsigned image_enter(const struct qcow2_image *image)
 {
-	return image->qcow2 && image->qcow2->writer
-		       ? meta_gate_enter(&image->qcow2->meta.engine->gate)
-		       : 0;
+	return image->gate ? meta_gate_enter(image->gate) : 0;
 }
 
 void image_leave(const struct qcow2_image *image, unsigned ticket)
 {
-	if (image->qcow2 && image->qcow2->writer)
-		meta_gate_leave(&image->qcow2->meta.engine->gate, ticket);
+	if (image->gate)
+		meta_gate_leave(image->gate, ticket);
 }

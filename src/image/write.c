@@ -216,10 +216,10 @@ int qcow2_finish(struct qcow2_image *image, struct qcow2_error *err)
 		return qcow2_flush(image, err);
 	if (image->qcow2->finished)
 		return 0;
-	meta_gate_close(&w->m->engine->gate);
+	meta_gate_close(image->gate);
 	ret = meta_engine_finish(w->m, err);
 	image->qcow2->finished = ret == 0;
-	meta_gate_open(&w->m->engine->gate);
+	meta_gate_open(image->gate);
 	if (ret < 0)
 		error_prefix(err, "finishing \"%s\"", image->path);
 	return ret;
