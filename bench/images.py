@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+MIB = 1 << 20
 GIB = 1 << 30
 SOURCES = ["/usr/bin", "/usr/lib", "/usr/share", "/usr/include", "/usr/sbin", "/usr/libexec",
            "/usr/local", "/var/lib"]

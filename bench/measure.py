@@ -59,6 +59,9 @@ class Stopwatch:
         os.sync()
         if output is not None:
             touch_memory(self.ready)
+        return self.timed(argv, output, repeat)
+
+    def timed(self, argv, output=None, repeat=1):
         done = subprocess.run([self.program, self.report, str(repeat), *argv],
                               stderr=subprocess.PIPE, text=True, errors="replace")
         if done.returncode:
@@ -69,10 +72,13 @@ class Stopwatch:
 
 
 class Row:
-    """What is compared: our command, theirs, and the file that each makes, if it makes one."""
+    """
+    What is compared: our command, theirs, and the file that each makes, if it makes one. Aims:
+    theirs ÷ ours is at least `target`, and ours ÷ limit at most `within` if that is given.
+    """
 
     def __init__(self, name, ours, theirs, output=None, repeat=1, rounds=3, target=1.0, limit=None,
-                 verify=None):
+                 within=None, verify=None):
         self.name = name
         self.commands = {"ours": ours, "theirs": theirs}
         if limit is not None:
@@ -81,6 +87,7 @@ class Row:
         self.repeat = repeat
         self.rounds = rounds
         self.target = target
+        self.within = within
         self.verify = verify
         self.samples = {side: [] for side in self.commands}
 
@@ -116,10 +123,22 @@ class Row:
                   zip(self.samples["ours"], self.samples["theirs"])]
         return min(ratios), max(ratios)
 
+    def over_limit(self):
+        """The median over the rounds of ours ÷ limit, or None."""
+        if "limit" not in self.samples:
+            return None
+        return statistics.median(o.seconds / b.seconds for o, b in
+                                 zip(self.samples["ours"], self.samples["limit"]))
+
+    def reached(self):
+        return self.ratio() >= self.target and not (
+            self.within and self.over_limit() > self.within)
+
     def as_dict(self):
         return {
             "name": self.name, "commands": self.commands, "repeat": self.repeat,
             "target": self.target, "ratio": self.ratio(), "spread": self.spread(),
+            "within": self.within, "over_limit": self.over_limit(),
             "samples": {side: [s.as_dict() for s in samples]
                         for side, samples in self.samples.items()},
         }
