@@ -75,9 +75,18 @@ static int size_op(void *self, uint64_t *size, struct qcow2_error *err)
 	return code == 0 ? 0 : error_errno(err, code, "can't get the size of \"%s\"", f->path);
 }
 
+/* One buffer without a vector around it: the kernel needn't copy that in. */
+static ssize_t transfer(int fd, bool write, const struct iovec *v, int n, off_t off)
+{
+	if (n == 1)
+		return write ? pwrite(fd, v->iov_base, v->iov_len, off)
+			     : pread(fd, v->iov_base, v->iov_len, off);
+	return write ? pwritev(fd, v, n, off) : preadv(fd, v, n, off);
+}
+
 /*
  * Moves what is left of the vector until done bytes of it are total; short of that only where a
- * read met the end of the file. The cursor stays behind what was moved.
+ * read met the end of the file, and there the cursor is behind what was moved.
  */
 static int move(const struct file *f, bool write, struct iov_cursor *c, uint64_t total,
 		uint64_t off, uint64_t *done)
@@ -95,12 +104,15 @@ static int move(const struct file *f, bool write, struct iov_cursor *c, uint64_t
 			n = iov_cut(&ahead, (size_t)(total - *done), pieces, PIECES, &taken);
 			v = pieces;
 		}
-		r = write ? pwritev(f->fd, v, n, (off_t)(off + *done))
-			  : preadv(f->fd, v, n, (off_t)(off + *done));
+		r = transfer(f->fd, write, v, n, (off_t)(off + *done));
 		if (r < 0 && errno != EINTR)
 			return -errno;
 		if (r == 0)
 			return write ? -EIO : 0;
+		if (r > 0 && (uint64_t)r == total - *done) {
+			*done = total;
+			return 0;
+		}
 		if (r > 0) {
 			*done += (uint64_t)r;
 			iov_skip(c, (size_t)r);

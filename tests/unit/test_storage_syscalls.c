@@ -70,7 +70,14 @@ ssize_t preadv(int fd, const struct iovec *iov, int iovcnt, off_t off)
 	if (sys.most == 0)
 		return syscall(SYS_preadv, fd, iov, iovcnt, off, 0);
 	piece = first_piece(iov, iovcnt);
-	return pread(fd, piece.iov_base, piece.iov_len, off);
+	return syscall(SYS_pread64, fd, piece.iov_base, piece.iov_len, off);
+}
+
+ssize_t pread(int fd, void *buf, size_t len, off_t off)
+{
+	struct iovec iov = {.iov_base = buf, .iov_len = len};
+
+	return preadv(fd, &iov, 1, off);
 }
 
 ssize_t pwritev(int fd, const struct iovec *iov, int iovcnt, off_t off)
@@ -87,7 +94,14 @@ ssize_t pwritev(int fd, const struct iovec *iov, int iovcnt, off_t off)
 	if (sys.most == 0)
 		return syscall(SYS_pwritev, fd, iov, iovcnt, off, 0);
 	piece = first_piece(iov, iovcnt);
-	return pwrite(fd, piece.iov_base, piece.iov_len, off);
+	return syscall(SYS_pwrite64, fd, piece.iov_base, piece.iov_len, off);
+}
+
+ssize_t pwrite(int fd, const void *buf, size_t len, off_t off)
+{
+	struct iovec iov = {.iov_base = (void *)(uintptr_t)buf, .iov_len = len};
+
+	return pwritev(fd, &iov, 1, off);
 }
 
 int fallocate(int fd, int mode, off_t off, off_t len)
