@@ -157,7 +157,7 @@ static int run(struct io *io, const struct io_args *args, const char *name)
 static int run_shell(int argc, char **argv, bool drop_in)
 {
 	struct io_args args = {0};
-	struct io io = {.drop_in = drop_in, .guard = PTHREAD_MUTEX_INITIALIZER};
+	struct io io = {.drop_in = drop_in, .overlay_fd = -1, .guard = PTHREAD_MUTEX_INITIALIZER};
 	int status, first = cli_parse(&io_command, argc, argv, &args, &status);
 
 	io_setup_init(&io.setup);

@@ -159,6 +159,18 @@ def test_snapshot_mode_loses_what_is_written(fmt, work):
     pair.run("-r", "-s", "-f", fmt, names[0], "-c", "w 0 1", "-c", "r 0 1")
 
 
+def test_snapshot_mode_outlives_a_reopen(work):
+    """Ours alone: the real program can't find its nameless file again."""
+    raw(work)
+    result = tool("io", "-s", "-f", "raw", "disk.raw", *script([
+        "w -q -P 5 64k 100k", "reopen -c none", "r -q -P 5 64k 100k", "reopen -r",
+        "r -q -P 5 64k 100k", "w 0 1", "reopen -w", "reopen -o foo=x", "w -q 0 1",
+        "r -q -P 5 64k 100k"]), cwd=work)
+    assert result.code == 1 and result.out == ""
+    assert [line.split(": ", 1)[1] for line in result.err.splitlines()] == [
+        "Block node is read-only", "Cannot change the option 'foo'"]
+
+
 def test_snapshot_mode_leaves_nothing_behind(work):
     raw(work)
     Path(work, "tmp").mkdir()

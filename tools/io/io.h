@@ -29,6 +29,7 @@ struct io {
 	struct io_setup setup;
 	bool is_raw, guessed_raw, has_backing;
 	uint64_t cluster_size; /* at least 1 */
+	int overlay_fd;	       /* the nameless file of snapshot mode, -1: none */
 	struct io_pool *pool;  /* NULL until the first aio_* command */
 	/* For what has to go one by one: guard.h, copy.h. */
 	pthread_mutex_t guard;

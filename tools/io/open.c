@@ -170,67 +170,91 @@ static void warn_of_guess(const struct io *io, const char *path)
 	fputs(text, stderr);
 }
 
-/*
- * An empty image on top of the one at s->path takes what is written, and is gone when it is
- * closed. *path is its name, for the caller to free; the file is to be removed once it is open.
- */
-static int make_overlay(const struct io_setup *s, char **path, struct qcow2_error *err)
+/* A new file for the overlay. *path is the caller's to free; the file is to be removed. */
+static int make_temporary(char **path, struct qcow2_error *err)
 {
-	struct qcow2_open_options open_options = QCOW2_OPEN_OPTIONS_INIT;
-	struct qcow2_create_options options = QCOW2_CREATE_OPTIONS_INIT;
-	struct qcow2_image *base = NULL;
-	struct qcow2_info info = QCOW2_INFO_INIT;
 	const char *folder = getenv("TMPDIR");
-	char *full = NULL;
-	int fd, rc;
+	int fd;
 
-	open_options.flags = QCOW2_OPEN_INFO | (s->force_share ? QCOW2_OPEN_FORCE_SHARE : 0);
-	open_options.format = s->format;
-	rc = qcow2_open(&base, s->path, &open_options, err);
-	if (rc < 0)
-		return rc;
-	rc = qcow2_info(base, &info, err);
-	if (rc < 0)
-		goto out;
-	full = realpath(s->path, NULL);
-	if (!full || asprintf(path, "%s/qcow2-io-XXXXXX", folder ? folder : "/var/tmp") < 0) {
+	if (asprintf(path, "%s/qcow2-io-XXXXXX", folder && *folder ? folder : "/var/tmp") < 0) {
 		*path = NULL;
-		rc = io_reason(err, -ENOMEM, "out of memory");
-		goto out;
+		return io_reason(err, -ENOMEM, "out of memory");
 	}
 	fd = mkostemp(*path, O_CLOEXEC);
-	if (fd < 0) {
-		rc = io_reason(err, -errno, "can't make the temporary file \"%s\": %s", *path,
-			       strerror(errno));
-		goto out;
-	}
+	if (fd < 0)
+		return io_reason(err, -errno, "can't make the temporary file \"%s\": %s", *path,
+				 strerror(errno));
 	close(fd);
+	return 0;
+}
+
+/* An empty image at path, on top of base, which is at base_path. */
+static int create_overlay(const char *path, const char *base_path, struct qcow2_image *base,
+			  struct qcow2_error *err)
+{
+	struct qcow2_create_options options = QCOW2_CREATE_OPTIONS_INIT;
+	struct qcow2_info info = QCOW2_INFO_INIT;
+	char *full = realpath(base_path, NULL);
+	int rc = full ? qcow2_info(base, &info, err)
+		      : io_reason(err, -errno, "\"%s\": %s", base_path, strerror(errno));
+
 	options.backing_file = full;
 	options.backing_format = info.format;
-	rc = qcow2_create(*path, &options, err);
-	if (rc < 0)
-		unlink(*path);
-out:
-	qcow2_close(base);
+	if (rc == 0)
+		rc = qcow2_create(path, &options, err);
 	free(full);
 	return rc;
+}
+
+/*
+ * An empty image on top of the one at s->path takes what is written. Its file has no name, so that
+ * it is gone when the program is, however that ends; what keeps it is io->overlay_fd.
+ */
+static int make_overlay(struct io *io, const struct io_setup *s, struct qcow2_error *err)
+{
+	struct qcow2_open_options options = QCOW2_OPEN_OPTIONS_INIT;
+	struct qcow2_image *base = NULL;
+	char *path = NULL;
+	int rc;
+
+	options.flags = QCOW2_OPEN_INFO | (s->force_share ? QCOW2_OPEN_FORCE_SHARE : 0);
+	options.format = s->format;
+	rc = qcow2_open(&base, s->path, &options, err);
+	if (rc == 0)
+		rc = make_temporary(&path, err);
+	if (rc == 0) {
+		rc = create_overlay(path, s->path, base, err);
+		if (rc == 0)
+			io->overlay_fd = open(path, O_RDWR | O_CLOEXEC);
+		if (rc == 0 && io->overlay_fd < 0)
+			rc = io_reason(err, -errno, "\"%s\": %s", path, strerror(errno));
+		unlink(path);
+	}
+	qcow2_close(base);
+	free(path);
+	return rc;
+}
+
+static void drop_overlay(struct io *io)
+{
+	if (io->overlay_fd >= 0)
+		close(io->overlay_fd);
+	io->overlay_fd = -1;
 }
 
 static int open_overlay(struct io *io, const struct io_setup *s, struct qcow2_open_options *options,
 			struct qcow2_error *err)
 {
-	char *path = NULL;
-	int rc = make_overlay(s, &path, err);
+	char path[64];
+	int rc = io->overlay_fd >= 0 ? 0 : make_overlay(io, s, err);
 
-	if (rc == 0) {
-		options->format = "qcow2";
-		options->flags &= ~(QCOW2_OPEN_NO_BACKING | QCOW2_OPEN_WRITETHROUGH);
-		options->flags |= QCOW2_OPEN_NO_FLUSH;
-		rc = qcow2_open(&io->image, path, options, err);
-		unlink(path);
-	}
-	free(path);
-	return rc;
+	if (rc < 0)
+		return rc;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", io->overlay_fd);
+	options->format = "qcow2";
+	options->flags &= ~(QCOW2_OPEN_NO_BACKING | QCOW2_OPEN_WRITETHROUGH);
+	options->flags |= QCOW2_OPEN_NO_FLUSH;
+	return qcow2_open(&io->image, path, options, err);
 }
 
 /* What kind of image it is, to be the same when it is opened again. */
@@ -285,8 +309,10 @@ int io_open(struct io *io, struct io_setup *setup)
 	struct qcow2_error err = {0};
 	int rc = open_quietly(io, setup, &err);
 
-	if (rc < 0)
+	if (rc < 0) {
+		drop_overlay(io);
 		io_open_failed(io, setup, &err);
+	}
 	io_setup_release(&io->setup);
 	io->setup = *setup;
 	io_setup_init(setup);
@@ -314,8 +340,10 @@ int io_reopen(struct io *io, struct io_setup *setup)
 	if (rc < 0) {
 		io_say(err.message);
 		io_setup_release(setup);
-		if (open_quietly(io, &io->setup, &again) < 0)
+		if (open_quietly(io, &io->setup, &again) < 0) {
+			drop_overlay(io);
 			io_say(again.message);
+		}
 		return rc;
 	}
 	io_setup_release(&io->setup);
@@ -333,6 +361,7 @@ int io_close(struct io *io)
 		return 0;
 	io_pool_drain(io->pool);
 	rc = shut(io, &err);
+	drop_overlay(io);
 	if (rc < 0)
 		io_say(err.message);
 	return rc;
