@@ -219,7 +219,7 @@ int meta_alloc_find(struct meta *m, uint64_t n, uint64_t limit_off, struct meta_
 {
 	struct meta_alloc *a = &m->engine->alloc;
 	const uint64_t limit = limit_off >> m->geometry.cluster_bits;
-	uint64_t start, end;
+	uint64_t start, end, given_back;
 	bool found = false;
 	int ret = 0;
 
@@ -229,8 +229,15 @@ int meta_alloc_find(struct meta *m, uint64_t n, uint64_t limit_off, struct meta_
 		uint64_t idx = end / META_PAGE_CLUSTERS;
 
 		if (!is_known_locked(a, idx)) {
+			given_back = a->given_back;
 			ret = know_page_locked(m, idx, err);
-			start = end = a->hint; /* others may have been here meanwhile */
+			/*
+			 * Others may have been here meanwhile: what seemed free may be gone, what
+			 * was in use may be free. Only then all is looked at again, or each page
+			 * of a large image would be looked at once for each that follows.
+			 */
+			start = a->given_back == given_back ? start : a->hint;
+			end = start;
 			continue;
 		}
 		found = search_page(a->pages[idx], idx * META_PAGE_CLUSTERS, n, &start, &end);
@@ -284,6 +291,7 @@ void meta_alloc_give_back(struct meta *m, uint64_t first, uint64_t n)
 	pthread_mutex_lock(&a->lock);
 	mark_locked(a, first, n, false);
 	a->hint = min_u64(a->hint, first);
+	a->given_back++;
 	pthread_mutex_unlock(&a->lock);
 }
 

@@ -43,6 +43,7 @@ struct meta_alloc {
 	struct meta_alloc_page **pages; /* NULL: not looked at yet */
 	size_t npages;
 	uint64_t hint;	     /* where the next search begins, as QEMU's (section 10.1) */
+	uint64_t given_back; /* how often something was */
 	uint64_t fresh_from; /* clusters from here on read as zeros; never handed out before */
 	uint64_t end;	     /* no cluster from here on was ever handed out, or is in the file */
 };
