@@ -22,6 +22,7 @@
 #define WRITING 0x20000000u /* taken from that list, not written yet */
 
 #define WRITE_PIECES 256 /* slices in one write */
+#define NEIGHBOURS 16	 /* slices, aligned, of which no two share a set if there are as many */
 
 struct cache_set {
 	/* atomic */
@@ -107,7 +108,7 @@ static struct cache_set *set_of(const struct meta_cache *c, uint64_t host_off)
 	uint64_t n = host_off / c->slice_len;
 
 	/* neighbours go to different sets; the multiplication spreads tables of one stride */
-	return &c->sets[(n + (n * 0x9e3779b97f4a7c15ull >> 40)) & (c->nsets - 1)];
+	return &c->sets[(n + (n / NEIGHBOURS * 0x9e3779b97f4a7c15ull >> 40)) & (c->nsets - 1)];
 }
 
 static uint8_t *slice_of(const struct meta_cache *c, const struct cache_set *set, unsigned w)

@@ -39,6 +39,13 @@ struct meta_slice {
 };
 
 /*
+ * A slice may lie in one small set of places only, and a set may be full while others are empty. So
+ * a cache that is to hold all of its tables gets a limit of so many times what they take. Places
+ * that aren't used take no memory.
+ */
+#define META_CACHE_SLACK 4ull
+
+/*
  * store is borrowed. load_event: QCOW2_EVENT_*, told before a slice is read. slice_len is a power
  * of two. limit_bytes is rounded up to a few slices.
  */

@@ -43,8 +43,10 @@ static int make_wider(struct meta *m, struct wider *w, struct qcow2_error *err)
 	for (uint32_t i = 0; i < m->l1_entries; i++)
 		w->l1[i] = m->l1[i];
 	/* what suffices for the larger disk, within the caller's limit */
-	ret = meta_cache_new(&w->l2, m->file, QCOW2_EVENT_L2_LOAD, slice_len,
-			     min_u64(m->l2_limit, w->entries * m->geometry.cluster_size), err);
+	ret = meta_cache_new(
+		&w->l2, m->file, QCOW2_EVENT_L2_LOAD, slice_len,
+		min_u64(m->l2_limit, META_CACHE_SLACK * w->entries * m->geometry.cluster_size),
+		err);
 	if (ret == 0)
 		meta_engine_use_cache(m, w->l2);
 	return ret;

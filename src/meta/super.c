@@ -189,5 +189,5 @@ int meta_load_l1(struct meta *m, const struct format_snapshot *snap, bool whole,
 	m->slice_entries = slice_len / m->geometry.l2_entry_len;
 	m->l2_limit = cache_bytes;
 	return meta_cache_new(&m->l2, m->file, QCOW2_EVENT_L2_LOAD, slice_len,
-			      min_u64(cache_bytes, l2_bytes(m, whole)), err);
+			      min_u64(cache_bytes, META_CACHE_SLACK * l2_bytes(m, whole)), err);
 }

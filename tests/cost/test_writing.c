@@ -145,6 +145,24 @@ static void small_writes_to_an_empty_disk_cost_one_write_each(void **state)
 
 /* ---- what is there ---- */
 
+/* A slice a table here, and the cache has room for all of them. */
+static void writing_all_over_the_disk_reads_each_table_once(void **state)
+{
+	static const struct world_config config = {
+		.version = 3, .cluster_bits = 9, .refcount_bits = 16, .size = K * K};
+	const uint64_t clusters = K * K / 512, tables = clusters / 64, refblocks = clusters / 256;
+	struct costed t;
+
+	(void)state;
+	begin(&t, &config);
+	(void)cost_of(&t);
+	for (uint64_t i = 0; i < 2 * clusters; i++)
+		write_at(&t, i * 781 % clusters * 512, 512);
+	/* one more for those that hold the tables themselves */
+	assert_in_range(cost_of(&t).reads, 0, tables + refblocks + 1);
+	end(&t);
+}
+
 static void writing_in_place_costs_nothing_but_the_data(void **state)
 {
 	struct costed t;
@@ -322,6 +340,7 @@ int main(void)
 		cmocka_unit_test(a_fresh_disk_costs_a_write_more_for_its_table_at_most),
 		cmocka_unit_test(a_large_write_is_one),
 		cmocka_unit_test(small_writes_to_an_empty_disk_cost_one_write_each),
+		cmocka_unit_test(writing_all_over_the_disk_reads_each_table_once),
 		cmocka_unit_test(writing_in_place_costs_nothing_but_the_data),
 		cmocka_unit_test(flushing_after_each_new_cluster_costs_two_barriers_each),
 		cmocka_unit_test(a_durable_write_costs_what_write_and_flush_cost),
