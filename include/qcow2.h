@@ -361,6 +361,47 @@ int qcow2_flush(struct qcow2_image *image, struct qcow2_error *err);
 int qcow2_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc, unsigned flags,
 		 struct qcow2_error *err);
 
+/* ---- internal snapshots -------------------------------------------------------------------- */
+
+/*
+ * These need QCOW2_OPEN_WRITE and qcow2 (-ENOTSUP for raw images and with an external data file).
+ * They wait for all other requests and hold up new ones, and are durable when they return. After a
+ * crash in the middle the image is as before or as after; version 3 may have to be repaired, which
+ * opening it for writing does. qcow2_info lists snapshots; what it gave before stays valid.
+ */
+struct qcow2_snapshot_options {
+	size_t struct_size;
+	uint32_t date_sec, date_nsec; /* when it was taken; date_sec 0: now */
+	uint64_t vm_state_bytes;
+	uint64_t vm_clock_nsec;
+	uint64_t icount; /* all ones: not counted */
+};
+#define QCOW2_SNAPSHOT_OPTIONS_INIT                                                                \
+	{                                                                                          \
+		QCOW2_MEMBER(struct_size) sizeof(struct qcow2_snapshot_options)                    \
+	}
+
+/*
+ * Takes a snapshot of the disk as it is. name may be one that is there already, and empty. Its id
+ * is one more than the highest there is. -ERANGE where the refcounts are too narrow for one more,
+ * -EFBIG with too many snapshots.
+ */
+int qcow2_snapshot_create(struct qcow2_image *image, const char *name,
+			  const struct qcow2_snapshot_options *options, struct qcow2_error *err);
+
+#define QCOW2_SNAPSHOT_BY_NAME 1u /* the name only, not the id */
+
+/*
+ * The disk becomes what it was, with the size that it had (in version 2: -ENOTSUP if that differs).
+ * The snapshot stays. -ENOENT if there is none with that id, nor that name.
+ */
+int qcow2_snapshot_apply(struct qcow2_image *image, const char *id_or_name, unsigned flags,
+			 struct qcow2_error *err);
+int qcow2_snapshot_delete(struct qcow2_image *image, const char *id_or_name, unsigned flags,
+			  struct qcow2_error *err);
+
+/* ---- done ---------------------------------------------------------------------------------- */
+
 /*
  * Writes everything back, makes it durable, and leaves the image as clean as it can be: no dirty
  * bit, no free space at the end of its file. For who wants to know that closing works; what comes

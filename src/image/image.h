@@ -45,7 +45,8 @@ struct image_tables {
 	struct meta_bitmaps bitmaps;
 	struct qcow2_snapshot_info *snapshot_info;
 	struct qcow2_bitmap_info *bitmap_info;
-	struct image_luks *luks; /* NULL: there is none, or it is damaged */
+	struct image_luks *luks;    /* NULL: there is none, or it is damaged */
+	struct image_tables *older; /* told before the snapshots changed */
 };
 
 void image_free_tables(struct image_tables *tables);
@@ -70,7 +71,8 @@ struct qcow2_image {
 	void (*warn)(void *opaque, const char *sentence);
 	void *opaque;
 	pthread_mutex_t lock;
-	struct image_tables *tables; /* guarded by lock; never changes once it is there */
+	struct image_tables *older_tables; /* guarded by lock */
+	struct image_tables *tables;	   /* guarded by lock; never changes once it is there */
 };
 
 void image_warn(const struct qcow2_image *image, const char *fmt, ...)
@@ -104,6 +106,9 @@ int image_prepare_writing(struct qcow2_storage file, const char *path, struct qc
 int image_start_writing(struct qcow2_image *image, const struct qcow2_open_options *options,
 			struct qcow2_error *err);
 void image_stop_writing(struct image_qcow2 *q);
+/* qcow2_resize while the gate is closed; what it may do has been checked. */
+int image_resize_qcow2(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
+		       struct qcow2_error *err);
 
 /* ---- references (chain.c) ---- */
 

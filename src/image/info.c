@@ -139,14 +139,17 @@ static int load_luks(const struct meta *m, struct image_luks **luks, struct qcow
 
 void image_free_tables(struct image_tables *t)
 {
-	if (!t)
-		return;
-	meta_snapshots_release(&t->snapshots);
-	meta_bitmaps_release(&t->bitmaps);
-	mem_free(t->snapshot_info);
-	mem_free(t->bitmap_info);
-	mem_free(t->luks);
-	mem_free(t);
+	while (t) {
+		struct image_tables *older = t->older;
+
+		meta_snapshots_release(&t->snapshots);
+		meta_bitmaps_release(&t->bitmaps);
+		mem_free(t->snapshot_info);
+		mem_free(t->bitmap_info);
+		mem_free(t->luks);
+		mem_free(t);
+		t = older;
+	}
 }
 
 static int load_tables(const struct qcow2_image *image, struct image_tables *t,
@@ -182,6 +185,7 @@ static int want_tables(struct qcow2_image *image, const struct image_tables **ta
 		       struct qcow2_error *err)
 {
 	struct image_tables *mine;
+	unsigned ticket;
 	int ret;
 
 	pthread_mutex_lock(&image->lock);
@@ -192,7 +196,9 @@ static int want_tables(struct qcow2_image *image, const struct image_tables **ta
 	mine = mem_zalloc(1, sizeof(*mine));
 	if (!mine)
 		return error_errno(err, -ENOMEM, "can't read the snapshot table");
+	ticket = image_enter(image); /* snapshots aren't taken meanwhile */
 	ret = load_tables(image, mine, err);
+	image_leave(image, ticket);
 	if (ret == 0) {
 		pthread_mutex_lock(&image->lock);
 		if (!image->tables)

@@ -334,6 +334,7 @@ int image_open_layer(struct qcow2_image **image, struct qcow2_storage store, con
 void image_free_layer(struct qcow2_image *image)
 {
 	image_free_tables(image->tables);
+	image_free_tables(image->older_tables);
 	meta_gate_release(&image->raw_gate);
 	disk_close(image->disk);
 	mem_free(image->backing_path);

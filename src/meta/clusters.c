@@ -76,6 +76,11 @@ int meta_freed_reserve(struct meta_freed_list *f, size_t n)
 	return 0;
 }
 
+void meta_clusters_free(struct meta *m, uint64_t first, uint64_t n)
+{
+	free_zeros(m, first, n, NULL);
+}
+
 void meta_drop(struct meta *m, uint64_t first, uint64_t n, bool give_back)
 {
 	struct meta_order *o = &m->engine->order;

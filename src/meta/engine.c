@@ -97,14 +97,12 @@ static int guard_refblocks(struct meta *m, struct qcow2_error *err)
 static int guard_snapshots(struct meta *m, const struct meta_snapshots *s, struct qcow2_error *err)
 {
 	struct meta_guard *g = &m->engine->guard;
-	uint64_t end;
 	int ret = 0;
 
 	if (s->count == 0)
 		return 0;
-	end = s->host_off[s->count - 1] + format_snapshot_encoded_len(&s->list[s->count - 1]);
 	ret = meta_guard_add(g, META_REGION_SNAPSHOTS, m->header.snapshots_off,
-			     end - m->header.snapshots_off, err);
+			     meta_snapshots_len(s, s->count), err);
 	for (size_t i = 0; i < s->count && ret == 0; i++) {
 		const struct format_snapshot *snap = &s->list[i];
 
@@ -333,12 +331,12 @@ int meta_engine_trim(struct meta *m, struct qcow2_error *err)
 	return storage_truncate(m->file, meta_off_of(m, behind), err);
 }
 
-static int clear_dirty_bit(struct meta *m, struct qcow2_error *err)
+int meta_dirty_clear(struct meta *m, struct qcow2_error *err)
 {
 	uint64_t bits = m->header.incompatible & ~LAYOUT_INCOMPAT_DIRTY;
 	int ret;
 
-	if (!atomic_load(&m->engine->dirty_bit))
+	if (!atomic_load(&m->engine->dirty_bit) || atomic_load(&m->engine->needs_repair))
 		return 0;
 	ret = meta_super_write_incompatible(m, bits, err);
 	if (ret == 0)
@@ -362,7 +360,7 @@ int meta_engine_finish(struct meta *m, struct qcow2_error *err)
 	/* a file that is too long is no reason to fail, but a failed barrier is */
 	(void)meta_engine_trim(m, NULL);
 	ret = meta_check_sound(m, err);
-	return ret == 0 ? clear_dirty_bit(m, err) : ret;
+	return ret == 0 ? meta_dirty_clear(m, err) : ret;
 }
 
 static void free_reftables(struct meta_engine *e)

@@ -86,6 +86,9 @@ int meta_refs_get(struct meta *m, uint64_t cluster, uint64_t *count, struct qcow
  */
 int meta_refs_used(struct meta *m, uint64_t first, uint64_t n, uint64_t *bits, unsigned at,
 		   struct qcow2_error *err);
+/* The same for clusters that are counted once; there may be several blocks, or none. */
+int meta_refs_ones(struct meta *m, uint64_t first, uint64_t n, uint64_t *bits,
+		   struct qcow2_error *err);
 /*
  * One more reference to each of n clusters, with refcount blocks made where there are none; all or
  * nothing. -ERANGE: a count is at the maximum of its width.
@@ -117,6 +120,8 @@ int meta_take_at(struct meta *m, uint64_t first, uint64_t n, struct meta_run *ru
 		 struct qcow2_error *err);
 /* Takes that back; nothing ever pointed to them. */
 void meta_untake(struct meta *m, const struct meta_run *run);
+/* Their counts are 0 and nobody looks at them: they can be taken. */
+void meta_clusters_free(struct meta *m, uint64_t first, uint64_t n);
 /*
  * The map in memory has stopped pointing to n clusters: rules 3 and 4. give_back: their space is
  * given back to the host.
@@ -224,7 +229,35 @@ int meta_guard_check(struct meta *m, uint64_t host_off, uint64_t len_bytes, enum
  */
 int meta_mark_corrupt(struct meta *m, struct qcow2_error *err);
 
+/* ---- whole L1 tables (walk.c); the gate is closed and everything committed ---- */
+
+/*
+ * One more reference to every table and cluster that the L1 table reaches; on failure those that
+ * were raised are lowered again. clear: COPIED flags in its L2 tables go.
+ */
+int meta_walk_raise(struct meta *m, const uint64_t *l1, uint32_t entries, bool clear,
+		    struct qcow2_error *err);
+/* One less, and what has none left is free. */
+int meta_walk_lower(struct meta *m, const uint64_t *l1, uint32_t entries, struct qcow2_error *err);
+/* Makes the COPIED flags of the active tables say what the refcounts do. */
+int meta_refresh_copied(struct meta *m, struct qcow2_error *err);
+
+/* ---- snapshots (snapshot.c); the gate is closed ---- */
+
+/* s: all there are, with the new one at its end, whose L1 table is set here. */
+int meta_snapshot_create(struct meta *m, struct meta_snapshots *s, struct qcow2_error *err);
+/* Takes it out of the list too. */
+int meta_snapshot_delete(struct meta *m, struct meta_snapshots *s, size_t idx,
+			 struct qcow2_error *err);
+/* The disk has the snapshot's size already. */
+int meta_snapshot_apply(struct meta *m, const struct format_snapshot *snap,
+			struct qcow2_error *err);
+
 /* ---- as a whole (engine.c) ---- */
+
+/* Sets or clears the dirty bit, durably (version 3; else nothing happens). */
+int meta_dirty_set(struct meta *m, struct qcow2_error *err);
+int meta_dirty_clear(struct meta *m, struct qcow2_error *err);
 
 struct meta_engine_options {
 	uint64_t refcount_cache_bytes;
@@ -247,6 +280,7 @@ struct meta_engine {
 	uint64_t packed_off;	/* where the next compressed bytes may go; 0: nowhere yet. Owned by
 				   who has packing */
 	_Atomic bool dirty_bit; /* set on disk */
+	_Atomic bool needs_repair; /* counts or flags may be wrong: the dirty bit stays */
 	_Atomic bool ever_freed;
 };
 

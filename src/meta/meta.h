@@ -58,6 +58,10 @@ void meta_release(struct meta *m);
 int meta_load_l1(struct meta *m, const struct format_snapshot *snap, bool whole,
 		 uint64_t cache_bytes, struct qcow2_error *err);
 
+/* Whether the place and size of a snapshot's L1 table can be. */
+int meta_check_snapshot_l1(const struct meta *m, const struct format_snapshot *snap,
+			   struct qcow2_error *err);
+
 /*
  * What backs the disk at guest_off, for at most len_bytes (at least 1, inside the disk): the
  * longest run of one kind. store and filename of the run are the caller's to set.
@@ -86,6 +90,8 @@ struct meta_snapshots {
 /* Reads the snapshot table. On failure *s is empty. */
 int meta_load_snapshots(const struct meta *m, struct meta_snapshots *s, struct qcow2_error *err);
 void meta_snapshots_release(struct meta_snapshots *s);
+/* Bytes that the first count records take in the file. */
+uint64_t meta_snapshots_len(const struct meta_snapshots *s, size_t count);
 /* By id, then by name; NULL if there is none. */
 const struct format_snapshot *meta_find_snapshot(const struct meta_snapshots *s, const char *id);
 

@@ -181,13 +181,12 @@ int meta_barrier(struct meta *m, struct qcow2_error *err)
 	return ret;
 }
 
-/* Rule 8: before the first table is written whose clusters aren't counted on disk. */
-static int excuse_counts(struct meta *m, struct qcow2_error *err)
+int meta_dirty_set(struct meta *m, struct qcow2_error *err)
 {
 	uint64_t bits = m->header.incompatible | LAYOUT_INCOMPAT_DIRTY;
 	int ret;
 
-	if (!m->engine->lazy || atomic_load(&m->engine->dirty_bit))
+	if (m->header.version < 3 || atomic_load(&m->engine->dirty_bit))
 		return 0;
 	ret = meta_super_write_incompatible(m, bits, err);
 	if (ret == 0 && !META_BROKEN(8))
@@ -195,6 +194,12 @@ static int excuse_counts(struct meta *m, struct qcow2_error *err)
 	if (ret == 0)
 		atomic_store(&m->engine->dirty_bit, true);
 	return ret;
+}
+
+/* Rule 8: before the first table is written whose clusters aren't counted on disk. */
+static int excuse_counts(struct meta *m, struct qcow2_error *err)
+{
+	return m->engine->lazy ? meta_dirty_set(m, err) : 0;
 }
 
 /*

@@ -122,6 +122,37 @@ int meta_refs_used(struct meta *m, uint64_t first, uint64_t n, uint64_t *bits, u
 	return 0;
 }
 
+int meta_refs_ones(struct meta *m, uint64_t first, uint64_t n, uint64_t *bits,
+		   struct qcow2_error *err)
+{
+	const uint32_t order = m->geometry.refcount_order;
+	struct meta_cache *c = m->engine->refs;
+	struct piece p;
+	uint64_t off;
+	int ret;
+
+	for (uint64_t at = 0; at < n; at += p.n) {
+		uint64_t next = ((first + at) >> m->geometry.refblock_bits) + 1;
+
+		p.n = min_u64(n - at, (next << m->geometry.refblock_bits) - (first + at));
+		ret = meta_refblock_off(m, (first + at) >> m->geometry.refblock_bits, &off, err);
+		if (ret == 0 && off == 0)
+			continue;
+		if (ret == 0)
+			ret = get_piece(m, first + at, p.n, false, &p, err);
+		if (ret < 0)
+			return ret;
+		meta_cache_lock(c);
+		for (uint64_t i = 0; i < p.n; i++) {
+			if (format_refcount_get(p.slice.bytes, order, p.idx + i) == 1)
+				bits[(at + i) / 64] |= 1ull << ((at + i) % 64);
+		}
+		meta_cache_unlock(c);
+		meta_cache_put(c, &p.slice);
+	}
+	return 0;
+}
+
 /* The first count in the piece that can't be changed so: its place in it, or p->n. */
 static uint64_t find_bound(const struct meta *m, const struct piece *p, uint64_t bound)
 {

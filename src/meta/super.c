@@ -94,8 +94,8 @@ int meta_read_table(const struct meta *m, uint64_t host_off, uint64_t len_bytes,
 	return 0;
 }
 
-static int check_snapshot_l1(const struct meta *m, const struct format_snapshot *snap,
-			     struct qcow2_error *err)
+int meta_check_snapshot_l1(const struct meta *m, const struct format_snapshot *snap,
+			   struct qcow2_error *err)
 {
 	if (snap->l1_entries > LAYOUT_L1_ENTRIES_MAX)
 		return error_set(err, -EFBIG,
@@ -130,7 +130,7 @@ static int choose_view(struct meta *m, const struct format_snapshot *snap, bool 
 		*entries = m->header.l1_entries;
 	if (!snap)
 		return 0;
-	ret = check_snapshot_l1(m, snap, err);
+	ret = meta_check_snapshot_l1(m, snap, err);
 	if (ret < 0)
 		return ret;
 	size = snap->has_disk_size ? align_down(snap->disk_size, LAYOUT_SECTOR) : m->size_bytes;

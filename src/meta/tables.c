@@ -108,6 +108,17 @@ int meta_load_snapshots(const struct meta *m, struct meta_snapshots *s, struct q
 	}
 }
 
+uint64_t meta_snapshots_len(const struct meta_snapshots *s, size_t count)
+{
+	const struct format_snapshot *last;
+
+	if (count == 0)
+		return 0;
+	last = &s->list[count - 1];
+	return s->host_off[count - 1] - s->host_off[0] + LAYOUT_SNAP_FIXED_LEN + last->extra_len +
+	       last->id_len + last->name_len;
+}
+
 const struct format_snapshot *meta_find_snapshot(const struct meta_snapshots *s, const char *id)
 {
 	for (size_t i = 0; i < s->count; i++) {

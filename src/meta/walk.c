@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Whole L1 tables at once: one reference more or less to everything that a table reaches, and the
+ * COPIED flags of the active tables. For snapshots. The gate is closed, nothing is dirty in the
+ * cache of L2 slices, and the dirty bit excuses counts and flags that don't fit each other yet.
+ *
+ * Tables are read and written whole, and counts changed in runs: clusters that follow each other
+ * on the host are one call.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/bytes.h"
+#include "base/num.h"
+#include "format/entry.h"
+#include "meta/engine.h"
+
+/* A run of clusters that is still growing. */
+struct walk {
+	struct meta *m;
+	bool raise;
+	uint64_t first, n;
+	uint64_t done;	/* runs that were counted */
+	uint64_t limit; /* stops there: to take back what was done */
+	uint8_t *table;
+};
+
+static void give_back_zeros(struct meta *m, uint64_t first, uint64_t n, void *opaque)
+{
+	(void)opaque;
+	/* the header that pointed to them is durable, and nobody is in flight */
+	(void)storage_discard(m->file, meta_off_of(m, first), n << m->geometry.cluster_bits, NULL);
+	meta_clusters_free(m, first, n);
+}
+
+static int count_run(struct walk *w, struct qcow2_error *err)
+{
+	int ret;
+
+	if (w->n == 0 || w->done == w->limit)
+		return 0;
+	ret = w->raise ? meta_refs_raise(w->m, w->first, w->n, err)
+		       : meta_refs_lower(w->m, w->first, w->n, give_back_zeros, NULL, err);
+	w->done += ret == 0;
+	w->n = 0;
+	return ret;
+}
+
+static int add_clusters(struct walk *w, uint64_t first, uint64_t n, struct qcow2_error *err)
+{
+	int ret = 0;
+
+	if (w->n > 0 && w->first + w->n == first) {
+		w->n += n;
+		return 0;
+	}
+	ret = count_run(w, err);
+	w->first = first;
+	w->n = n;
+	return ret;
+}
+
+static int bad_entry(const struct meta *m, uint64_t raw, uint64_t table_off, uint32_t idx,
+		     unsigned faults, struct qcow2_error *err)
+{
+	(void)m;
+	return error_set_at(err, -EUCLEAN, QCOW2_NO_OFFSET, table_off,
+			    "entry %" PRIu32 " (0x%016" PRIx64 ") of the L2 table at 0x%" PRIx64
+			    " has %s",
+			    idx, raw, table_off, format_fault_text(faults & FORMAT_FAULT_FATAL));
+}
+
+static int walk_entry(struct walk *w, uint64_t table_off, uint32_t idx, struct qcow2_error *err)
+{
+	const struct format_geometry *g = &w->m->geometry;
+	const uint8_t *p = w->table + (size_t)idx * g->l2_entry_len;
+	uint64_t raw = load_be64(p);
+	struct format_l2_entry e;
+	uint64_t first, last;
+
+	if (raw == 0)
+		return 0;
+	e = format_l2_decode(g, raw, g->extended_l2 ? load_be64(p + 8) : 0);
+	if (e.faults & FORMAT_FAULT_FATAL)
+		return bad_entry(w->m, raw, table_off, idx, e.faults, err);
+	if (!e.has_host_off)
+		return 0;
+	first = meta_cluster_of(w->m, e.host_off);
+	last = first;
+	if (e.kind == FORMAT_CLUSTER_COMPRESSED)
+		last = meta_cluster_of(w->m, e.host_off + e.compressed_len - 1);
+	return add_clusters(w, first, last - first + 1, err);
+}
+
+/* Clears the COPIED flags of the table in memory; *changed if there were any. */
+static void clear_copied(struct walk *w, bool *changed)
+{
+	const struct format_geometry *g = &w->m->geometry;
+
+	*changed = false;
+	for (uint32_t i = 0; i < g->l2_entries; i++) {
+		uint8_t *p = w->table + (size_t)i * g->l2_entry_len;
+		uint64_t raw = load_be64(p);
+
+		if (!(raw & LAYOUT_ENTRY_COPIED) || raw & LAYOUT_ENTRY_COMPRESSED)
+			continue;
+		store_be64(p, raw & ~LAYOUT_ENTRY_COPIED);
+		*changed = true;
+	}
+}
+
+static int walk_table(struct walk *w, uint64_t table_off, bool clear, struct qcow2_error *err)
+{
+	const uint64_t cs = w->m->geometry.cluster_size;
+	bool changed = false;
+	int ret = storage_read(w->m->file, w->table, (size_t)cs, table_off, err);
+
+	if (ret == 0)
+		ret = add_clusters(w, meta_cluster_of(w->m, table_off), 1, err);
+	for (uint32_t i = 0; i < w->m->geometry.l2_entries && ret == 0; i++)
+		ret = walk_entry(w, table_off, i, err);
+	if (ret == 0 && clear)
+		clear_copied(w, &changed);
+	if (changed) {
+		ret = storage_write(w->m->file, w->table, (size_t)cs, table_off, err);
+		meta_cache_forget(w->m->l2, table_off, cs);
+	}
+	return ret;
+}
+
+static int walk_l1(struct walk *w, const uint64_t *l1, uint32_t entries, bool clear,
+		   struct qcow2_error *err)
+{
+	int ret = 0;
+
+	w->table = mem_aligned(4096, w->m->geometry.cluster_size);
+	if (!w->table)
+		return error_errno(err, -ENOMEM, "can't go through the L2 tables");
+	for (uint32_t i = 0; i < entries && ret == 0 && w->done < w->limit; i++) {
+		struct format_l1_entry e = format_l1_decode(&w->m->geometry, l1[i]);
+
+		if (e.faults & FORMAT_FAULT_FATAL)
+			ret = error_set_at(err, -EUCLEAN, QCOW2_NO_OFFSET, e.l2_off,
+					   "L1 entry %" PRIu32 " points to 0x%" PRIx64
+					   ", which isn't a cluster's start",
+					   i, e.l2_off);
+		else if (e.l2_off != 0)
+			ret = walk_table(w, e.l2_off, clear, err);
+	}
+	if (ret == 0)
+		ret = count_run(w, err);
+	mem_free(w->table);
+	w->table = NULL;
+	return ret;
+}
+
+int meta_walk_raise(struct meta *m, const uint64_t *l1, uint32_t entries, bool clear,
+		    struct qcow2_error *err)
+{
+	struct walk up = {.m = m, .raise = true, .limit = UINT64_MAX};
+	struct walk down = {.m = m};
+	int ret = walk_l1(&up, l1, entries, clear, err);
+
+	if (ret == 0)
+		return 0;
+	/* the same runs in the same order, and no more of them */
+	down.limit = up.done;
+	if (meta_check_sound(m, NULL) < 0 || walk_l1(&down, l1, entries, false, NULL) < 0)
+		atomic_store(&m->engine->needs_repair, true);
+	return ret;
+}
+
+int meta_walk_lower(struct meta *m, const uint64_t *l1, uint32_t entries, struct qcow2_error *err)
+{
+	struct walk w = {.m = m, .limit = UINT64_MAX};
+	int ret = walk_l1(&w, l1, entries, false, err);
+
+	if (ret < 0) /* what is still counted too high is for a repair */
+		atomic_store(&m->engine->needs_repair, true);
+	return ret;
+}
+
+/* ---- COPIED flags ---- */
+
+/* A window of counts: which clusters have exactly one reference. */
+struct ones {
+	uint64_t first, n;
+	uint64_t bits[512 / 64];
+};
+
+static int is_single(struct meta *m, struct ones *o, uint64_t cluster, bool *single,
+		     struct qcow2_error *err)
+{
+	int ret;
+
+	if (cluster - o->first >= o->n || cluster < o->first) {
+		o->first = align_down(cluster, 512);
+		o->n = 512;
+		memset(o->bits, 0, sizeof(o->bits));
+		ret = meta_refs_ones(m, o->first, o->n, o->bits, err);
+		if (ret < 0)
+			return ret;
+	}
+	cluster -= o->first;
+	*single = o->bits[cluster / 64] >> (cluster % 64) & 1;
+	return 0;
+}
+
+static int refresh_entry(struct meta *m, struct ones *o, uint8_t *p, bool *changed,
+			 struct qcow2_error *err)
+{
+	const struct format_geometry *g = &m->geometry;
+	uint64_t raw = load_be64(p);
+	struct format_l2_entry e;
+	bool single = false;
+	int ret = 0;
+
+	if (raw == 0)
+		return 0;
+	e = format_l2_decode(g, raw, g->extended_l2 ? load_be64(p + 8) : 0);
+	if (e.kind == FORMAT_CLUSTER_COMPRESSED || e.faults & FORMAT_FAULT_FATAL)
+		return 0;
+	if (e.has_host_off)
+		ret = is_single(m, o, meta_cluster_of(m, e.host_off), &single, err);
+	if (ret == 0 && single != e.copied) {
+		store_be64(p, raw ^ LAYOUT_ENTRY_COPIED);
+		*changed = true;
+	}
+	return ret;
+}
+
+static int refresh_table(struct meta *m, struct ones *o, uint8_t *table, uint64_t table_off,
+			 struct qcow2_error *err)
+{
+	const struct format_geometry *g = &m->geometry;
+	bool changed = false;
+	int ret = storage_read(m->file, table, (size_t)g->cluster_size, table_off, err);
+
+	for (uint32_t i = 0; i < g->l2_entries && ret == 0; i++)
+		ret = refresh_entry(m, o, table + (size_t)i * g->l2_entry_len, &changed, err);
+	if (ret == 0 && changed) {
+		ret = storage_write(m->file, table, (size_t)g->cluster_size, table_off, err);
+		meta_cache_forget(m->l2, table_off, g->cluster_size);
+	}
+	return ret;
+}
+
+int meta_refresh_copied(struct meta *m, struct qcow2_error *err)
+{
+	cleanup_free uint8_t *table = mem_aligned(4096, m->geometry.cluster_size);
+	struct ones o = {0};
+	int ret = table ? 0 : error_errno(err, -ENOMEM, "can't go through the L2 tables");
+
+	for (uint32_t i = 0; i < m->l1_entries && ret == 0; i++) {
+		uint64_t raw = meta_l1_get(m, i);
+		struct format_l1_entry e = format_l1_decode(&m->geometry, raw);
+		bool single;
+
+		if (e.l2_off == 0 || e.faults & FORMAT_FAULT_FATAL)
+			continue;
+		ret = refresh_table(m, &o, table, e.l2_off, err);
+		if (ret == 0)
+			ret = is_single(m, &o, meta_cluster_of(m, e.l2_off), &single, err);
+		if (ret == 0 && single != e.copied)
+			meta_l1_set(m, i, raw ^ LAYOUT_ENTRY_COPIED, true);
+	}
+	if (ret < 0)
+		atomic_store(&m->engine->needs_repair, true);
+	return ret;
+}
