@@ -96,9 +96,8 @@ class IoRow(Row):
 
     def run(self, stopwatch, say):
         for number in range(self.rounds):
-            sides = list(self.commands)
-            if number % 2:
-                sides.reverse()
+            # Everybody is first, second and last in turn.
+            sides = SIDES[number % 3:] + SIDES[:number % 3]
             for side in sides:
                 self.samples[side].append(self.once(side, stopwatch))
                 say(f"{self.name}: round {number + 1} of {self.rounds}: {side} "
