@@ -121,3 +121,11 @@ int data_write_compressed(struct data_writer *w, struct iov_cursor *cur, uint64_
 	mem_free(p.packed);
 	return ret;
 }
+
+int data_write_packed(struct data_writer *w, uint64_t guest_off, const uint8_t *bytes, size_t len,
+		      struct qcow2_error *err)
+{
+	int ret = check_compressed(w, guest_off, 0, err);
+
+	return ret == 0 ? write_packed(w, guest_off, bytes, len, err) : ret;
+}

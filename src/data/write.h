@@ -107,6 +107,9 @@ int data_write(struct data_writer *w, struct iov_cursor *cur, uint64_t guest_off
 /* The range begins at a cluster and ends at one or at the end of the disk. */
 int data_write_compressed(struct data_writer *w, struct iov_cursor *cur, uint64_t guest_off,
 			  uint64_t len_bytes, struct qcow2_error *err);
+/* One cluster, compressed already: len bytes, fewer than a cluster. */
+int data_write_packed(struct data_writer *w, uint64_t guest_off, const uint8_t *bytes, size_t len,
+		      struct qcow2_error *err);
 int data_zero(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes, unsigned flags,
 	      struct qcow2_error *err);
 int data_discard(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes,

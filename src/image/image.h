@@ -110,6 +110,13 @@ void image_stop_writing(struct image_qcow2 *q);
 int image_resize_qcow2(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
 		       struct qcow2_error *err);
 
+/*
+ * As qcow2_pwrite with QCOW2_WRITE_COMPRESSED, for one cluster that the caller has compressed to
+ * len bytes, in the way of the image's header. It may be the disk's last, filled up with zeros.
+ */
+int image_write_packed(struct qcow2_image *image, uint64_t guest_off, const uint8_t *bytes,
+		       size_t len, struct qcow2_error *err);
+
 /* ---- references (chain.c) ---- */
 
 /*

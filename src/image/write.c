@@ -158,6 +158,18 @@ int qcow2_pwrite(struct qcow2_image *image, const void *buf, size_t len, uint64_
 	return qcow2_pwritev(image, &iov, 1, guest_off, flags, err);
 }
 
+int image_write_packed(struct qcow2_image *image, uint64_t guest_off, const uint8_t *bytes,
+		       size_t len, struct qcow2_error *err)
+{
+	unsigned ticket = image_enter(image);
+	int ret = check_request(image, guest_off, 1, 0, err);
+
+	if (ret == 0)
+		ret = data_write_packed(writer_of(image), guest_off, bytes, len, err);
+	image_leave(image, ticket);
+	return finish_request(image, ret, 0, "writing", err);
+}
+
 int qcow2_write_zeroes(struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
 		       unsigned flags, struct qcow2_error *err)
 {
