@@ -592,7 +592,12 @@ struct qcow2_progress {
 };
 
 #define QCOW2_CONVERT_COMPRESS 1u /* compressed clusters (qcow2 targets) */
-/* write into an image that exists (qemu-img -n); a qcow2 image has to be empty so far */
+/*
+ * Write into an image that exists (qemu-img -n), whose disk is no smaller than the sources. What
+ * they cover reads as they do afterwards; the rest of a larger disk, its backing file, options and
+ * snapshots stay. Its bitmaps aren't kept up to date: they can't be used any more, and warn is
+ * told. A qcow2 image's own references are followed by create->policy; NULL: any local file.
+ */
 #define QCOW2_CONVERT_EXISTING 2u
 #define QCOW2_CONVERT_TARGET_IS_ZERO 4u /* with EXISTING: it reads as zeros already */
 #define QCOW2_CONVERT_SALVAGE 8u	/* unreadable areas become zeros, and are told to warn */
@@ -636,6 +641,12 @@ struct qcow2_convert_result {
  * QCOW2_CONVERT_EXISTING). The target appears complete or not at all: a qcow2 header is the last
  * thing that is written, and a file that this call made is removed when it fails. The result is
  * the same, byte for byte, whatever the number of threads. result may be NULL.
+ *
+ * With QCOW2_CONVERT_EXISTING a call that failed or was cancelled leaves the target partly
+ * overwritten. A qcow2 image stays sound: each part of its disk reads as before, as the sources, or
+ * (where a write itself failed) as some of both; snapshots aren't touched. One that was empty is
+ * empty again. -ENOSPC: the target's disk is too small; -EINVAL: the target, or its data file, is
+ * read from.
  */
 int qcow2_convert(struct qcow2_image *const *sources, size_t nsources, const char *path,
 		  const struct qcow2_convert_options *options, struct qcow2_convert_result *result,

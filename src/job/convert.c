@@ -4,8 +4,9 @@
  *
  * The disk is cut into windows at fixed places. Each thread takes the next window, reads it,
  * looks for zeros and compresses, waits until all windows before it have been placed, places its
- * own, and writes it. Only placing is in order and exclusive ("the turn"); it does no I/O. So the
- * threads run side by side and the bytes of the output don't depend on them.
+ * own, and writes it. Only placing is in order and exclusive ("the turn"); it does no I/O, unless
+ * the target is an image that is changed in place. So the threads run side by side and the bytes
+ * of the output don't depend on them.
  *
  * A thread that finds a long run without data moves the start of the next window behind it.
  */
@@ -33,6 +34,7 @@
 	 QCOW2_CONVERT_SALVAGE | QCOW2_CONVERT_DISORDERED | QCOW2_CONVERT_ON_TOP)
 #define TARGET_FLAGS_KNOWN (QCOW2_OPEN_DIRECT | QCOW2_OPEN_NO_FLUSH | QCOW2_OPEN_WRITETHROUGH)
 #define NAP_NSEC 200000000ull /* a cancel shouldn't have to wait longer */
+#define SKIP_MAX 1024u	      /* windows that are skipped in one turn: others wait meanwhile */
 
 struct convert {
 	/* immutable while the threads run */
@@ -170,22 +172,40 @@ static bool may_skip(const struct convert *c, enum job_block kind)
 	return kind == JOB_BLOCK_ABSENT ? c->target->skip_absent : c->target->skip_zero;
 }
 
+/* A range that no window will cover. */
+struct skipped {
+	uint64_t off, len_bytes;
+	uint64_t seq; /* its turn, where the target does it in order */
+	enum job_block kind;
+};
+
+/* Whether the target has to hear of what is skipped, and in order. */
+static bool skips_in_order(const struct convert *c)
+{
+	return c->target->ops->skip && c->target->ops->place;
+}
+
 /*
  * All from the window on for quiet bytes is of one kind and not data: lets the next window begin
- * where that ends. *skipped: the range that no window will cover.
+ * where that ends.
  */
 static void skip_ahead(struct convert *c, const struct job_chunk *k, uint64_t quiet,
-		       uint64_t *skip_off, uint64_t *skip_len)
+		       struct skipped *skip)
 {
 	uint64_t size = c->source.size_bytes;
 	uint64_t end = k->guest_off + min_u64(quiet, size - k->guest_off);
 
 	if (end < size)
 		end = align_down(end, c->window);
+	skip->kind = (enum job_block)k->states[0];
 	pthread_mutex_lock(&c->lock);
-	*skip_off = c->next_off;
-	*skip_len = end > c->next_off ? end - c->next_off : 0;
-	c->next_off += *skip_len;
+	skip->off = c->next_off;
+	skip->len_bytes = end > c->next_off ? end - c->next_off : 0;
+	if (skip->len_bytes && skips_in_order(c)) {
+		skip->len_bytes = min_u64(skip->len_bytes, SKIP_MAX * c->window);
+		skip->seq = c->next_seq++;
+	}
+	c->next_off += skip->len_bytes;
 	pthread_mutex_unlock(&c->lock);
 }
 
@@ -236,9 +256,9 @@ static void compress_blocks(const struct convert *c, struct job_chunk *k)
 	}
 }
 
-static int read_window(struct convert *c, struct job_chunk *k, struct qcow2_error *err)
+static int read_window(struct convert *c, struct job_chunk *k, struct skipped *skip,
+		       struct qcow2_error *err)
 {
-	uint64_t skip_off, skip_len = 0;
 	uint64_t quiet;
 	int ret;
 
@@ -248,45 +268,70 @@ static int read_window(struct convert *c, struct job_chunk *k, struct qcow2_erro
 	if (ret < 0)
 		return ret;
 	if (quiet > c->window && may_skip(c, k->states[0]))
-		skip_ahead(c, k, quiet, &skip_off, &skip_len);
-	if (skip_len && c->target->ops->skip)
-		ret = c->target->ops->skip(c->target, skip_off, skip_len, k->states[0], err);
-	atomic_fetch_add(&c->done_bytes, skip_len);
+		skip_ahead(c, k, quiet, skip);
 	if (c->target->write_all)
 		make_all_data(c, k);
 	else
 		find_zeros(c, k);
 	if (k->packed)
 		compress_blocks(c, k);
-	return ret;
+	return 0;
+}
+
+static int await_turn(struct convert *c, uint64_t seq, struct qcow2_error *err)
+{
+	bool stop;
+
+	pthread_mutex_lock(&c->lock);
+	while (c->turn != seq && !atomic_load(&c->stop))
+		pthread_cond_wait(&c->turned, &c->lock);
+	stop = atomic_load(&c->stop);
+	pthread_mutex_unlock(&c->lock);
+	return stop ? error_set(err, -ECANCELED, "canceled") : 0;
+}
+
+/* Not after a failure: the turn stays then, nobody may go on from what was half done. */
+static void pass_turn(struct convert *c)
+{
+	pthread_mutex_lock(&c->lock);
+	c->turn++;
+	pthread_cond_broadcast(&c->turned);
+	pthread_mutex_unlock(&c->lock);
 }
 
 /* Waits for the window's turn, places it, and gives the turn to the next. */
 static int place_window(struct convert *c, struct job_chunk *k, uint64_t seq,
 			struct qcow2_error *err)
 {
-	bool stop;
 	int ret;
 
 	if (!c->target->ops->place)
 		return 0;
-	pthread_mutex_lock(&c->lock);
-	while (c->turn != seq && !atomic_load(&c->stop))
-		pthread_cond_wait(&c->turned, &c->lock);
-	stop = atomic_load(&c->stop);
-	pthread_mutex_unlock(&c->lock);
-	if (stop)
-		return error_set(err, -ECANCELED, "canceled");
+	ret = await_turn(c, seq, err);
+	if (ret == 0)
+		ret = c->target->ops->place(c->target, k, err);
+	if (ret == 0)
+		pass_turn(c);
+	return ret;
+}
 
-	ret = c->target->ops->place(c->target, k, err);
+/* In order: in pieces where windows would be, so that nobody can tell that there are none. */
+static int tell_skipped(struct convert *c, const struct skipped *s, struct qcow2_error *err)
+{
+	const uint64_t step = skips_in_order(c) ? c->window : s->len_bytes;
+	int ret = 0;
 
-	if (ret < 0) /* the turn stays: nobody may go on from what was half done */
-		return ret;
-	pthread_mutex_lock(&c->lock);
-	c->turn++;
-	pthread_cond_broadcast(&c->turned);
-	pthread_mutex_unlock(&c->lock);
-	return 0;
+	if (s->len_bytes == 0)
+		return 0;
+	if (skips_in_order(c))
+		ret = await_turn(c, s->seq, err);
+	for (uint64_t pos = 0; ret == 0 && c->target->ops->skip && pos < s->len_bytes; pos += step)
+		ret = c->target->ops->skip(c->target, s->off + pos,
+					   min_u64(step, s->len_bytes - pos), s->kind, err);
+	if (ret == 0 && skips_in_order(c))
+		pass_turn(c);
+	atomic_fetch_add(&c->done_bytes, s->len_bytes);
+	return ret;
 }
 
 static void count_data(struct convert *c, const struct job_chunk *k)
@@ -303,15 +348,16 @@ static void count_data(struct convert *c, const struct job_chunk *k)
 
 static int do_window(struct convert *c, struct job_chunk *k, uint64_t seq, struct qcow2_error *err)
 {
-	int ret = read_window(c, k, err);
+	struct skipped skip = {0};
+	int ret = read_window(c, k, &skip, err);
 
 	if (ret == 0)
 		ret = place_window(c, k, seq, err);
-	if (ret == 0)
+	if (ret == 0 && c->target->ops->write)
 		ret = c->target->ops->write(c->target, k, err);
 	if (ret == 0)
 		count_data(c, k);
-	return ret;
+	return ret == 0 ? tell_skipped(c, &skip, err) : ret;
 }
 
 /* ---- the threads ---- */
@@ -431,39 +477,10 @@ static int settle_create(const struct qcow2_convert_options *options, const char
 	return image_create_resolve(path, create, true, err);
 }
 
-static bool is_file(struct qcow2_storage store, const struct storage_file_stat *st)
-{
-	struct storage_file_stat own;
-
-	return storage_is_open(store) && storage_file_stat(store, &own, NULL) == 0 &&
-	       own.dev == st->dev && own.ino == st->ino;
-}
-
-static int check_differs(struct qcow2_storage store, const char *path,
-			 const struct job_source *source, struct qcow2_error *err)
-{
-	struct storage_file_stat st;
-	int ret = storage_file_stat(store, &st, err);
-
-	if (ret < 0)
-		return ret;
-	for (size_t i = 0; i < source->nimages; i++) {
-		for (const struct qcow2_image *l = source->images[i]; l; l = l->backing) {
-			if (is_file(l->store, &st) ||
-			    (l->qcow2 && is_file(l->qcow2->data_file, &st)))
-				return error_set(err, -EINVAL,
-						 "\"%s\" is read from, so it can't be "
-						 "written to",
-						 path);
-		}
-	}
-	return 0;
-}
-
 int job_target_differs(const struct image_place *place, const struct job_source *source,
 		       struct qcow2_error *err)
 {
-	return check_differs(place->st, place->path, source, err);
+	return job_source_differs(place->st, place->path, source, err);
 }
 
 /*
@@ -478,7 +495,7 @@ static int check_path_differs(const char *path, const struct job_source *source,
 
 	if (!path || storage_file_open(&store, path, 0, NULL) < 0)
 		return 0;
-	ret = check_differs(store, path, source, err);
+	ret = job_source_differs(store, path, source, err);
 	storage_close(&store);
 	return ret;
 }

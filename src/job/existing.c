@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Writing into a qcow2 image that exists, as long as it is empty: it is made anew with the same
- * options. An image that holds anything (mapped clusters, snapshots, bitmaps) needs a writer that
- * works in place, and is refused untouched.
+ * A look at a qcow2 image that is to be written into: an empty one is made anew with the same
+ * options, which is faster. One that holds anything (mapped clusters, snapshots, bitmaps) is
+ * changed in place.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -13,51 +13,42 @@
 #include "base/zero.h"
 #include "job/target.h"
 
-static int check_empty(const struct qcow2_image *image, struct qcow2_error *err)
+static bool is_mapped(const struct meta *m)
 {
-	const struct meta *m = &image->qcow2->meta;
-	const char *what = NULL;
-
-	for (uint32_t i = 0; !what && i < m->l1_entries; i++) {
+	for (uint32_t i = 0; i < m->l1_entries; i++) {
 		if (m->l1[i])
-			what = "mapped clusters";
+			return true;
 	}
-	if (m->header.nb_snapshots)
-		what = "snapshots";
-	else if (m->header.ext.has_bitmaps)
-		what = "bitmaps";
-	else if (m->header.ext.nunknown ||
-		 !bytes_are_zero(m->header.unknown_fields, m->header.unknown_fields_len))
-		what = "header fields that aren't known here";
-	else if (m->header.incompatible & LAYOUT_INCOMPAT_DATA_FILE)
-		what = "an external data file";
-	else if (m->header.incompatible & LAYOUT_INCOMPAT_CORRUPT)
-		what = "the mark of a corrupt image";
-	if (!what)
-		return 0;
-	return error_set(err, -ENOTSUP,
-			 "\"%s\" has %s: only into an empty qcow2 image can data be "
-			 "written so far",
-			 image->path, what);
+	return false;
 }
 
-static int check_size(const struct qcow2_image *image, uint64_t size_bytes, struct qcow2_error *err)
+/* Nothing is in it that wouldn't be there if it were made anew. */
+static bool is_empty(const struct meta *m)
+{
+	const struct format_header *h = &m->header;
+
+	return !is_mapped(m) && !h->nb_snapshots && !h->ext.has_bitmaps && !h->ext.nunknown &&
+	       bytes_are_zero(h->unknown_fields, h->unknown_fields_len) &&
+	       !(h->incompatible & (LAYOUT_INCOMPAT_DATA_FILE | LAYOUT_INCOMPAT_CORRUPT));
+}
+
+/* In the rest of the last cluster what the backing file has would have to be copied. */
+static bool ends_inside(const struct qcow2_image *image, uint64_t size_bytes)
+{
+	return image->disk->size_bytes > size_bytes && image->qcow2->meta.header.backing_name &&
+	       !is_aligned(size_bytes, image->qcow2->meta.geometry.cluster_size);
+}
+
+int job_existing_check_size(const struct qcow2_image *image, uint64_t size_bytes,
+			    struct qcow2_error *err)
 {
 	uint64_t disk = image->disk->size_bytes;
 
-	if (disk < size_bytes)
-		return error_set(err, -ENOSPC,
-				 "\"%s\" is a disk of %" PRIu64 " bytes, too small for %" PRIu64,
-				 image->path, disk, size_bytes);
-	/* what the backing file has in the rest of the cluster would have to be copied */
-	if (disk > size_bytes && image->qcow2->meta.header.backing_name &&
-	    !is_aligned(size_bytes, image->qcow2->meta.geometry.cluster_size))
-		return error_set(err, -ENOTSUP,
-				 "the source has %" PRIu64 " bytes and ends inside a cluster of "
-				 "\"%s\", which has a backing file and a larger disk: that can't "
-				 "be written so far",
-				 size_bytes, image->path);
-	return 0;
+	if (disk >= size_bytes)
+		return 0;
+	return error_set(err, -ENOSPC,
+			 "\"%s\" is a disk of %" PRIu64 " bytes, too small for %" PRIu64,
+			 image->path, disk, size_bytes);
 }
 
 static int copy_name(char **to, const char *from, struct qcow2_error *err)
@@ -76,6 +67,8 @@ static int take_options(const struct qcow2_image *image, struct job_existing *e,
 	ret = copy_name(&e->backing_file, h->backing_name, err);
 	if (ret == 0)
 		ret = copy_name(&e->backing_format, h->ext.backing_format, err);
+	if (ret == 0)
+		ret = copy_name(&e->data_file, h->ext.data_file, err);
 	if (ret < 0)
 		return ret;
 	o.flags = QCOW2_CREATE_OVERWRITE | QCOW2_CREATE_UNSAFE_BACKING;
@@ -90,12 +83,13 @@ static int take_options(const struct qcow2_image *image, struct job_existing *e,
 	o.extended_l2 = h->incompatible & LAYOUT_INCOMPAT_EXTENDED_L2;
 	o.backing_file = e->backing_file;
 	o.backing_format = e->backing_format;
+	o.data_file = e->data_file;
 	e->create = o;
 	return 0;
 }
 
 int job_existing_open(struct job_existing *e, const char *path, uint64_t size_bytes,
-		      struct qcow2_error *err)
+		      const struct qcow2_policy *policy, struct qcow2_error *err)
 {
 	struct qcow2_open_options options = QCOW2_OPEN_OPTIONS_INIT;
 	struct qcow2_image *image;
@@ -104,14 +98,15 @@ int job_existing_open(struct job_existing *e, const char *path, uint64_t size_by
 	*e = (struct job_existing){0};
 	options.format = "qcow2";
 	options.flags = QCOW2_OPEN_NO_BACKING;
+	options.policy = policy;
 	ret = qcow2_open(&image, path, &options, err);
 	if (ret < 0)
 		return ret;
-	ret = check_empty(image, err);
-	if (ret == 0)
-		ret = check_size(image, size_bytes, err);
+	ret = job_existing_check_size(image, size_bytes, err);
 	if (ret == 0)
 		ret = take_options(image, e, err);
+	e->is_empty = is_empty(&image->qcow2->meta) && !ends_inside(image, size_bytes);
+	e->has_bitmaps = image->qcow2->meta.header.ext.has_bitmaps;
 	qcow2_close(image);
 	if (ret < 0)
 		job_existing_release(e);
@@ -122,5 +117,6 @@ void job_existing_release(struct job_existing *e)
 {
 	mem_free(e->backing_file);
 	mem_free(e->backing_format);
+	mem_free(e->data_file);
 	*e = (struct job_existing){0};
 }

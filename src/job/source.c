@@ -44,6 +44,35 @@ void job_source_release(struct job_source *s)
 	s->starts = NULL;
 }
 
+static bool is_file(struct qcow2_storage store, const struct storage_file_stat *st)
+{
+	struct storage_file_stat own;
+
+	return storage_is_open(store) && storage_file_stat(store, &own, NULL) == 0 &&
+	       own.dev == st->dev && own.ino == st->ino;
+}
+
+int job_source_differs(struct qcow2_storage store, const char *path,
+		       const struct job_source *source, struct qcow2_error *err)
+{
+	struct storage_file_stat st;
+	int ret = storage_file_stat(store, &st, err);
+
+	if (ret < 0)
+		return ret;
+	for (size_t i = 0; i < source->nimages; i++) {
+		for (const struct qcow2_image *l = source->images[i]; l; l = l->backing) {
+			if (is_file(l->store, &st) ||
+			    (l->qcow2 && is_file(l->qcow2->data_file, &st)))
+				return error_set(err, -EINVAL,
+						 "\"%s\" is read from, so it can't be "
+						 "written to",
+						 path);
+		}
+	}
+	return 0;
+}
+
 /* The image that holds guest_off, which is inside the source. */
 static size_t image_at(const struct job_source *s, uint64_t guest_off)
 {

@@ -29,6 +29,10 @@ int job_source_init(struct job_source *s, struct qcow2_image *const *images, siz
 		    struct qcow2_error *err);
 void job_source_release(struct job_source *s);
 
+/* -EINVAL if the file at path, which was opened as store, is one that the source is read from. */
+int job_source_differs(struct qcow2_storage store, const char *path,
+		       const struct job_source *source, struct qcow2_error *err);
+
 /* A range that couldn't be read, with salvage. */
 typedef void (*job_unreadable_fn)(void *opaque, uint64_t guest_off, uint64_t len_bytes,
 				  const char *why);

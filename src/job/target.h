@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a copy writes: a raw file, or a new qcow2 image. Chunks of the disk come in any order but
- * for one step, place, which is called in guest order, one chunk at a time, and does no I/O.
+ * What a copy writes: a raw file, a new qcow2 image, or one that is changed in place. Chunks of the
+ * disk come in any order but for one step, place, which is called in guest order, one chunk at a
+ * time.
  */
 #ifndef JOB_TARGET_H
 #define JOB_TARGET_H
@@ -26,11 +27,17 @@ struct job_chunk {
 struct job_target;
 
 struct job_target_ops {
-	/* In guest order, one at a time; queues writes. NULL: nothing has to be placed. */
+	/*
+	 * In guest order, one at a time; queues writes where it can, since all others wait for it.
+	 * NULL: nothing has to be placed.
+	 */
 	int (*place)(struct job_target *t, struct job_chunk *c, struct qcow2_error *err);
-	/* On any thread. */
+	/* On any thread. NULL: place has done it all. */
 	int (*write)(struct job_target *t, struct job_chunk *c, struct qcow2_error *err);
-	/* guest_off .. guest_off + len is alike and not data, and no chunk of it will come. */
+	/*
+	 * guest_off .. guest_off + len is alike and not data, and no chunk of it will come. With
+	 * place: in its turn, and never for more than a chunk has. NULL: nothing is to be done.
+	 */
 	int (*skip)(struct job_target *t, uint64_t guest_off, uint64_t len_bytes,
 		    enum job_block kind, struct qcow2_error *err);
 	/* All is written: makes it an image. */
@@ -60,19 +67,30 @@ int job_target_qcow2(struct job_target **target, const char *path, const struct 
 		     const struct qcow2_convert_options *options,
 		     const struct qcow2_create_options *create, struct qcow2_error *err);
 
-/* How an existing, empty qcow2 image was made (existing.c). */
+/* What an existing qcow2 image is like (existing.c). */
 struct job_existing {
-	struct qcow2_create_options create; /* its strings are below */
-	char *backing_file, *backing_format;
+	struct qcow2_create_options create; /* how it was made; its strings are below */
+	char *backing_file, *backing_format, *data_file;
+	/* it holds nothing, and so many bytes from its start on can be copied by making it anew */
+	bool is_empty;
+	bool has_bitmaps;
 };
 
 /*
- * -ENOTSUP if the image at path isn't empty, or more would have to be written than the size_bytes
- * of the source; -ENOSPC if its disk is smaller than those.
+ * Looks at the image at path, without changing it. -ENOSPC if its disk is smaller than the
+ * size_bytes of the source.
  */
 int job_existing_open(struct job_existing *e, const char *path, uint64_t size_bytes,
-		      struct qcow2_error *err);
+		      const struct qcow2_policy *policy, struct qcow2_error *err);
 void job_existing_release(struct job_existing *e);
+int job_existing_check_size(const struct qcow2_image *image, uint64_t size_bytes,
+			    struct qcow2_error *err);
+
+/* An existing image, changed in place. */
+int job_target_inplace(struct job_target **target, const char *path,
+		       const struct job_source *source, const struct qcow2_convert_options *options,
+		       const struct job_existing *existing, const struct qcow2_policy *policy,
+		       struct qcow2_error *err);
 
 /* -EINVAL if the file that was opened at place is one that the source is read from. */
 int job_target_differs(const struct image_place *place, const struct job_source *source,

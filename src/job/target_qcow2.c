@@ -195,36 +195,70 @@ static int begin_writer(struct qcow2_target *t, const struct qcow2_create_option
 	return image_writer_new(&t->writer, &t->draft, &w, err);
 }
 
-int job_target_qcow2(struct job_target **target, const char *path, const struct job_source *source,
-		     const struct qcow2_convert_options *options,
-		     const struct qcow2_create_options *create, struct qcow2_error *err)
+/* create: also that of an existing image, which is made anew then; owned by whoever made it. */
+static int open_draft(struct qcow2_target *t, const char *path, const struct job_source *source,
+		      const struct qcow2_convert_options *options,
+		      const struct qcow2_create_options *create, struct qcow2_error *err)
+{
+	int ret = begin_draft(t, path, source, options, create, err);
+
+	if (ret == 0)
+		ret = begin_writer(t, create, options->sparse_bytes, err);
+	if (ret < 0)
+		return ret;
+	t->target.block_size = (size_t)t->draft.g.cluster_size;
+	t->target.compressed = options->flags & QCOW2_CONVERT_COMPRESS;
+	t->target.compression = (int)create->compression;
+	return 0;
+}
+
+static int target_draft(struct job_target **target, const char *path,
+			const struct job_source *source,
+			const struct qcow2_convert_options *options,
+			const struct qcow2_create_options *create, struct job_existing *existing,
+			struct qcow2_error *err)
 {
 	struct qcow2_target *t = mem_zalloc(1, sizeof(*t));
-	int ret = 0;
+	int ret;
 
 	if (!t)
 		return error_errno(err, -ENOMEM, "can't write \"%s\"", path);
 	t->target.ops = &qcow2_ops;
 	t->existed = options->flags & QCOW2_CONVERT_EXISTING;
-	if (t->existed) {
-		ret = job_existing_open(&t->existing, path, source->size_bytes, err);
-		create = &t->existing.create;
-	}
-	if (ret == 0)
-		ret = check_options(options, create, err);
-	if (ret == 0)
-		ret = job_target_goes_on_top(create, source, err);
-	if (ret == 0)
-		ret = begin_draft(t, path, source, options, create, err);
-	if (ret == 0)
-		ret = begin_writer(t, create, options->sparse_bytes, err);
+	t->existing = *existing;
+	*existing = (struct job_existing){0};
+	ret = open_draft(t, path, source, options, t->existed ? &t->existing.create : create, err);
 	if (ret < 0) {
 		qcow2_target_close(&t->target);
 		return ret;
 	}
-	t->target.block_size = (size_t)t->draft.g.cluster_size;
-	t->target.compressed = options->flags & QCOW2_CONVERT_COMPRESS;
-	t->target.compression = (int)create->compression;
 	*target = &t->target;
 	return 0;
+}
+
+int job_target_qcow2(struct job_target **target, const char *path, const struct job_source *source,
+		     const struct qcow2_convert_options *options,
+		     const struct qcow2_create_options *create, struct qcow2_error *err)
+{
+	bool existed = options->flags & QCOW2_CONVERT_EXISTING;
+	/* the caller's word on what may be followed, also for a target that has a backing file */
+	const struct qcow2_policy *policy = create->policy ? create->policy : &image_policy_local;
+	struct job_existing existing = {0};
+	int ret = 0;
+
+	if (existed)
+		ret = job_existing_open(&existing, path, source->size_bytes, policy, err);
+	if (ret < 0)
+		return ret;
+	if (existed)
+		create = &existing.create;
+	ret = check_options(options, create, err);
+	if (ret == 0)
+		ret = job_target_goes_on_top(create, source, err);
+	if (ret == 0 && existed && !existing.is_empty)
+		ret = job_target_inplace(target, path, source, options, &existing, policy, err);
+	else if (ret == 0)
+		ret = target_draft(target, path, source, options, create, &existing, err);
+	job_existing_release(&existing);
+	return ret;
 }
