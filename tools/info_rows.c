@@ -168,7 +168,7 @@ static void put_snapshots(struct cli_out *out, const char *key, const struct qco
 {
 	size_t i;
 
-	if (info->nsnapshots == 0)
+	if (info->nsnapshots == 0 && (key || !out->json))
 		return;
 	if (out->json) {
 		cli_out_open(out, key, '[');
@@ -305,6 +305,11 @@ static const struct row rows[] = {
 void info_rows_put_specific(struct cli_out *out, const struct qcow2_info *info)
 {
 	put_specific(out, "Format specific information", info);
+}
+
+void info_rows_put_snapshots(struct cli_out *out, const struct qcow2_info *info)
+{
+	put_snapshots(out, out->json ? NULL : "Snapshot list", info);
 }
 
 void info_rows_put(struct cli_out *out, const struct qcow2_info *info)

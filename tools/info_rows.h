@@ -12,4 +12,7 @@ void info_rows_put(struct cli_out *out, const struct qcow2_info *info);
 /* The same, but "Format specific information" alone, as text. */
 void info_rows_put_specific(struct cli_out *out, const struct qcow2_info *info);
 
+/* The snapshots alone; in JSON a list, which may be empty. */
+void info_rows_put_snapshots(struct cli_out *out, const struct qcow2_info *info);
+
 #endif

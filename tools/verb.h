@@ -13,6 +13,7 @@ int verb_dump(int argc, char **argv);
 int verb_info(int argc, char **argv);
 int verb_io(int argc, char **argv);
 int verb_map(int argc, char **argv);
+int verb_snapshot(int argc, char **argv);
 
 extern const struct cli_command compare_command;
 extern const struct cli_command convert_command;
@@ -21,6 +22,7 @@ extern const struct cli_command dump_command;
 extern const struct cli_command info_command;
 extern const struct cli_command io_command;
 extern const struct cli_command map_command;
+extern const struct cli_command snapshot_command;
 
 /* The programs that the command stands in for, when it is called by their names. */
 int face_qemu_io(int argc, char **argv);

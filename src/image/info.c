@@ -180,34 +180,40 @@ static int load_tables(const struct qcow2_image *image, struct image_tables *t,
 	return ret < 0 ? ret : list_bitmaps(t, err);
 }
 
-/* Two threads may load at once; the first to finish wins, and the lock isn't held meanwhile. */
-static int want_tables(struct qcow2_image *image, const struct image_tables **tables,
-		       struct qcow2_error *err)
+/*
+ * Two threads may load at once; the first to finish wins, and the lock isn't held meanwhile.
+ * NULL: *ret says why.
+ */
+static const struct image_tables *want_tables(struct qcow2_image *image, int *ret,
+					      struct qcow2_error *err)
 {
+	const struct image_tables *tables;
 	struct image_tables *mine;
 	unsigned ticket;
-	int ret;
 
+	*ret = 0;
 	pthread_mutex_lock(&image->lock);
-	*tables = image->tables;
+	tables = image->tables;
 	pthread_mutex_unlock(&image->lock);
-	if (*tables)
-		return 0;
+	if (tables)
+		return tables;
 	mine = mem_zalloc(1, sizeof(*mine));
-	if (!mine)
-		return error_errno(err, -ENOMEM, "can't read the snapshot table");
-	ticket = image_enter(image); /* snapshots aren't taken meanwhile */
-	ret = load_tables(image, mine, err);
-	image_leave(image, ticket);
-	if (ret == 0) {
+	if (!mine) {
+		*ret = error_errno(err, -ENOMEM, "can't read the snapshot table");
+		return NULL;
+	}
+	ticket = image_enter(image); /* snapshots aren't taken until it is known to everybody */
+	*ret = load_tables(image, mine, err);
+	if (*ret == 0) {
 		pthread_mutex_lock(&image->lock);
 		if (!image->tables)
 			image->tables = mem_steal(&mine);
-		*tables = image->tables;
+		tables = image->tables;
 		pthread_mutex_unlock(&image->lock);
 	}
+	image_leave(image, ticket);
 	image_free_tables(mine);
-	return ret;
+	return tables;
 }
 
 static void describe_qcow2(const struct qcow2_image *image, const struct image_tables *t,
@@ -258,8 +264,8 @@ int qcow2_info(struct qcow2_image *image, struct qcow2_info *info, struct qcow2_
 		full.has_disk_bytes = true;
 	}
 	if (image->qcow2) {
-		ret = want_tables(image, &tables, err);
-		if (ret < 0)
+		tables = want_tables(image, &ret, err);
+		if (!tables)
 			return ret;
 		describe_qcow2(image, tables, &full);
 	}

@@ -165,9 +165,9 @@ int qcow2_snapshot_create(struct qcow2_image *image, const char *name,
 		ret = create(image, name, &o, err);
 	if (ret == 0)
 		ret = storage_size(image->store, &image->qcow2->meta.file_size, err);
+	forget_tables(image); /* before somebody asks who was held up */
 	if (image->gate)
 		meta_gate_open(image->gate);
-	forget_tables(image);
 	if (ret < 0)
 		error_prefix(err, "taking a snapshot of \"%s\"", image->path);
 	return ret;
@@ -224,9 +224,9 @@ static int change_closed(struct qcow2_image *image, const char *wanted, unsigned
 		ret = change(image, wanted, flags, remove, err);
 	if (ret == 0)
 		ret = storage_size(image->store, &image->qcow2->meta.file_size, err);
+	forget_tables(image); /* before somebody asks who was held up */
 	if (image->gate)
 		meta_gate_open(image->gate);
-	forget_tables(image);
 	return ret;
 }
 

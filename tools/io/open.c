@@ -22,37 +22,9 @@
 
 #define MAGIC "QFI\xfb"
 
-static unsigned pass_discard(const struct io_setup *s)
-{
-	if (!s->pass_request)
-		return QCOW2_PASS_NONE;
-	return s->pass_snapshot && s->pass_other ? QCOW2_PASS_ALL : QCOW2_PASS_DEFAULT;
-}
-
 static bool wants_writing(const struct io_setup *s)
 {
 	return s->access != IO_READ_ONLY;
-}
-
-static void fill_options(struct qcow2_open_options *options, const struct io_setup *s)
-{
-	options->flags = (wants_writing(s) ? QCOW2_OPEN_WRITE : 0) |
-			 (s->force_share ? QCOW2_OPEN_FORCE_SHARE : 0) |
-			 (s->no_backing ? QCOW2_OPEN_NO_BACKING : 0) |
-			 (s->direct ? QCOW2_OPEN_DIRECT : 0) |
-			 (s->no_flush ? QCOW2_OPEN_NO_FLUSH : 0) |
-			 (s->writethrough ? QCOW2_OPEN_WRITETHROUGH : 0);
-	options->format = s->format;
-	options->l2_cache_bytes = s->l2_cache_bytes;
-	options->refcount_cache_bytes = s->refcount_cache_bytes;
-	if (s->cache_bytes && !s->l2_cache_bytes)
-		options->l2_cache_bytes = s->cache_bytes;
-	options->discard = !s->discard	      ? QCOW2_DISCARD_IGNORE
-			   : s->discard_keeps ? QCOW2_DISCARD_NO_UNREF
-					      : QCOW2_DISCARD_UNMAP;
-	options->pass_discard = pass_discard(s);
-	options->lazy_refcounts = s->lazy_refcounts;
-	options->warn = tool_warn;
 }
 
 /* What can be said before anything is opened. */
@@ -286,7 +258,7 @@ static int open_quietly(struct io *io, struct io_setup *s, struct qcow2_error *e
 		return rc;
 	policy.follow = QCOW2_FOLLOW_LOCAL;
 	options.policy = &policy;
-	fill_options(&options, s);
+	io_setup_fill(&options, s);
 	rc = s->snapshot ? open_overlay(io, s, &options, err)
 			 : qcow2_open(&io->image, s->path, &options, err);
 	if (rc < 0 && io->drop_in)

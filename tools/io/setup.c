@@ -11,6 +11,7 @@
 
 #include "cli/keyval.h"
 #include "cli/size.h"
+#include "image.h"
 #include "io/io.h"
 #include "io/setup.h"
 
@@ -395,4 +396,33 @@ int io_setup_options(struct io_setup *setup, const char *list, bool changing, un
 	if (rc < 0 && !err->message[0])
 		io_reason(err, rc, "'%s' is not a list of NAME=VALUE", list);
 	return rc;
+}
+
+/* ---- what the library gets ---- */
+
+static unsigned pass_discard(const struct io_setup *s)
+{
+	if (!s->pass_request)
+		return QCOW2_PASS_NONE;
+	return s->pass_snapshot && s->pass_other ? QCOW2_PASS_ALL : QCOW2_PASS_DEFAULT;
+}
+
+void io_setup_fill(struct qcow2_open_options *to, const struct io_setup *s)
+{
+	to->flags = (s->access != IO_READ_ONLY ? QCOW2_OPEN_WRITE : 0) |
+		    (s->force_share ? QCOW2_OPEN_FORCE_SHARE : 0) |
+		    (s->no_backing ? QCOW2_OPEN_NO_BACKING : 0) |
+		    (s->direct ? QCOW2_OPEN_DIRECT : 0) | (s->no_flush ? QCOW2_OPEN_NO_FLUSH : 0) |
+		    (s->writethrough ? QCOW2_OPEN_WRITETHROUGH : 0);
+	to->format = s->format;
+	to->l2_cache_bytes = s->l2_cache_bytes;
+	to->refcount_cache_bytes = s->refcount_cache_bytes;
+	if (s->cache_bytes && !s->l2_cache_bytes)
+		to->l2_cache_bytes = s->cache_bytes;
+	to->discard = !s->discard	 ? QCOW2_DISCARD_IGNORE
+		      : s->discard_keeps ? QCOW2_DISCARD_NO_UNREF
+					 : QCOW2_DISCARD_UNMAP;
+	to->pass_discard = pass_discard(s);
+	to->lazy_refcounts = s->lazy_refcounts;
+	to->warn = tool_warn;
 }

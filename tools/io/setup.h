@@ -56,6 +56,9 @@ int io_setup_aio(struct io_setup *setup, const char *mode, struct qcow2_error *e
 int io_setup_options(struct io_setup *setup, const char *list, bool changing, unsigned *seen,
 		     struct qcow2_error *err);
 
+/* What the library is asked for; strings stay the setup's. */
+void io_setup_fill(struct qcow2_open_options *to, const struct io_setup *s);
+
 /* Fills err and returns code. */
 int io_reason(struct qcow2_error *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

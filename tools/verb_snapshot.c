@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * qcow2 snapshot: the internal snapshots of an image. The letters are qemu-img's; each has a word
+ * that does the same. Without either it lists.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/diag.h"
+#include "image.h"
+#include "info_rows.h"
+#include "io/setup.h"
+#include "verb.h"
+
+#define NAME_MAX_BYTES 255 /* QEMU cuts off what is longer, and then doesn't find it */
+
+struct snapshot_args {
+	struct cli_list create, apply, remove;
+	const char *format;
+	bool list, quiet, force_share, image_opts;
+	int output;
+};
+
+static const struct cli_option snapshot_options[] = {
+	{'c', NULL, CLI_LIST, offsetof(struct snapshot_args, create), "NAME",
+	 "take one; also: create NAME FILE", NULL},
+	{'a', NULL, CLI_LIST, offsetof(struct snapshot_args, apply), "ID|NAME",
+	 "go back to it; also: apply ID|NAME FILE", NULL},
+	{'d', NULL, CLI_LIST, offsetof(struct snapshot_args, remove), "NAME",
+	 "delete it; also: delete NAME FILE", NULL},
+	{'l', NULL, CLI_FLAG, offsetof(struct snapshot_args, list), NULL,
+	 "list them (the default); also: list FILE", NULL},
+	{0, "output", CLI_CHOICE, offsetof(struct snapshot_args, output), "human|json",
+	 "how to print the list", tool_outputs},
+	{'f', "format", CLI_STRING, offsetof(struct snapshot_args, format), "FMT",
+	 "format: qcow2 or raw (default: look)", NULL},
+	{'U', "force-share", CLI_FLAG, offsetof(struct snapshot_args, force_share), NULL,
+	 "list even while another program writes", NULL},
+	{0, "image-opts", CLI_FLAG, offsetof(struct snapshot_args, image_opts), NULL,
+	 "FILE is a list of driver options", NULL},
+	{'q', "quiet", CLI_FLAG, offsetof(struct snapshot_args, quiet), NULL,
+	 "say nothing but errors and the list", NULL},
+	CLI_END,
+};
+
+const struct cli_command snapshot_command = {
+	.name = "snapshot",
+	.operands = "FILE",
+	.summary = "Takes, applies, deletes and lists internal snapshots.",
+	.options = snapshot_options,
+	.notes =
+		"\nNames may occur twice: the first is meant. The disk keeps its snapshots when it\n"
+		"goes back to one, and loses what was written since.",
+	.failure_status = EXIT_FAILURE,
+};
+
+enum action { LIST, CREATE, APPLY, REMOVE };
+
+struct order {
+	enum action action;
+	const char *name; /* NULL for LIST */
+	const char *file;
+};
+
+/* ---- the command line ---- */
+
+static int from_words(struct order *o, char **words, int n)
+{
+	static const char *const verbs[] = {
+		[LIST] = "list", [CREATE] = "create", [APPLY] = "apply", [REMOVE] = "delete"};
+
+	for (enum action a = LIST; a <= REMOVE; a++) {
+		int want = a == LIST ? 2 : 3;
+
+		if (strcmp(words[0], verbs[a]) != 0)
+			continue;
+		if (n != want)
+			return cli_usage("snapshot",
+					 a == LIST ? "expecting 'list FILE'"
+						   : "expecting '%s NAME FILE'",
+					 verbs[a]);
+		*o = (struct order){a, a == LIST ? NULL : words[1], words[n - 1]};
+		return 0;
+	}
+	return cli_usage("snapshot", "expecting one image file");
+}
+
+/* Says what is wrong. */
+static int read_order(struct order *o, const struct snapshot_args *args, char **words, int n)
+{
+	size_t letters = args->create.n + args->apply.n + args->remove.n + args->list;
+
+	*o = (struct order){.action = LIST};
+	if (letters > 1)
+		return cli_usage("snapshot", "only one of -c, -a, -d and -l goes at a time");
+	if (n > 1 && letters == 0)
+		return from_words(o, words, n);
+	if (n != 1)
+		return cli_usage("snapshot", "expecting one image file");
+	o->file = words[0];
+	if (args->create.n)
+		*o = (struct order){CREATE, args->create.items[0], words[0]};
+	else if (args->apply.n)
+		*o = (struct order){APPLY, args->apply.items[0], words[0]};
+	else if (args->remove.n)
+		*o = (struct order){REMOVE, args->remove.items[0], words[0]};
+	return 0;
+}
+
+/* What can be said before anything is opened. */
+static int check_order(const struct order *o, const struct snapshot_args *args)
+{
+	if (o->action != LIST && args->force_share)
+		return cli_error("could not open '%s': -U goes with listing only", o->file);
+	if (o->action == CREATE && strlen(o->name) > NAME_MAX_BYTES)
+		return cli_error("Could not create snapshot '%s': a name has at most %d bytes",
+				 o->name, NAME_MAX_BYTES);
+	if (args->format && args->image_opts)
+		return cli_error("--image-opts and -f are mutually exclusive");
+	return tool_known_format(args->format) ? 0 : EXIT_FAILURE;
+}
+
+/* ---- doing it ---- */
+
+static void warn(void *opaque, const char *sentence)
+{
+	*(bool *)opaque = true;
+	cli_warn("%s", sentence);
+}
+
+/* The setup holds the strings of what it says. */
+static int fill_setup(struct io_setup *setup, const struct order *o,
+		      const struct snapshot_args *args, struct qcow2_error *err)
+{
+	unsigned seen;
+
+	if (o->action == LIST)
+		setup->access = IO_READ_ONLY;
+	setup->force_share = args->force_share;
+	if (!args->image_opts)
+		return io_setup_string(&setup->path, o->file) == 0 &&
+				       io_setup_string(&setup->format, args->format) == 0
+			       ? 0
+			       : io_reason(err, -ENOMEM, "out of memory");
+	if (io_setup_options(setup, o->file, false, &seen, err) < 0)
+		return err->code;
+	if (!setup->path)
+		return io_reason(err, -EINVAL, "could not open '%s': no file.filename in it",
+				 o->file);
+	if (setup->unknown_option)
+		return io_reason(err, -EINVAL, "could not open '%s': unknown option '%s'",
+				 setup->path, setup->unknown_option);
+	return tool_known_format(setup->format) ? 0 : -EINVAL;
+}
+
+static int open_image(struct qcow2_image **image, const struct io_setup *setup, bool *warned,
+		      struct qcow2_error *err)
+{
+	struct qcow2_open_options options = QCOW2_OPEN_OPTIONS_INIT;
+	struct qcow2_policy policy = QCOW2_POLICY_INIT;
+
+	policy.follow = QCOW2_FOLLOW_LOCAL;
+	io_setup_fill(&options, setup);
+	options.policy = &policy;
+	options.warn = warn;
+	options.opaque = warned;
+	return qcow2_open(image, setup->path, &options, err);
+}
+
+static int list(struct qcow2_image *image, int output, struct qcow2_error *err)
+{
+	struct qcow2_info info = QCOW2_INFO_INIT;
+	struct cli_out out;
+	int rc = qcow2_info(image, &info, err);
+
+	if (rc < 0)
+		return rc;
+	cli_out_init(&out, stdout, output == TOOL_OUTPUT_JSON);
+	info_rows_put_snapshots(&out, &info);
+	return 0;
+}
+
+static int change(struct qcow2_image *image, const struct order *o, struct qcow2_error *err)
+{
+	int rc;
+
+	if (o->action == CREATE)
+		rc = qcow2_snapshot_create(image, o->name, NULL, err);
+	else if (o->action == APPLY)
+		rc = qcow2_snapshot_apply(image, o->name, 0, err);
+	else
+		rc = qcow2_snapshot_delete(image, o->name, QCOW2_SNAPSHOT_BY_NAME, err);
+	return rc < 0 ? rc : qcow2_finish(image, err);
+}
+
+/* qemu-img's beginning of the sentence, and where there is no such snapshot all of it. */
+static int explain(const struct order *o, const struct qcow2_error *err)
+{
+	static const char *const what[] = {
+		[LIST] = "list", [CREATE] = "create", [APPLY] = "apply", [REMOVE] = "delete"};
+	const char *why = err->message;
+
+	if (o->action == LIST)
+		return cli_error("%s", why);
+	if (err->code == -ENOENT && o->action == APPLY)
+		why = "Failed to load snapshot: No such file or directory";
+	if (err->code == -ENOENT && o->action == REMOVE)
+		why = "snapshot not found";
+	return cli_error("Could not %s snapshot '%s': %s", what[o->action], o->name, why);
+}
+
+static int snapshot(const struct order *o, const struct snapshot_args *args)
+{
+	struct qcow2_image *image = NULL;
+	struct qcow2_error err = {0};
+	struct io_setup setup;
+	bool warned = false;
+	int status = EXIT_FAILURE;
+	int rc;
+
+	io_setup_init(&setup);
+	rc = fill_setup(&setup, o, args, &err);
+	if (rc == 0)
+		rc = open_image(&image, &setup, &warned, &err);
+	if (rc < 0 && err.message[0]) {
+		tool_explain(&err, rc == -EAGAIN && o->action == LIST ? "-U lists it all the same"
+								      : NULL);
+	} else if (rc == 0) {
+		rc = o->action == LIST ? list(image, args->output, &err) : change(image, o, &err);
+		status = rc < 0 ? explain(o, &err) : EXIT_SUCCESS;
+	}
+	qcow2_close(image);
+	io_setup_release(&setup);
+	/* the list isn't all there is if a part of it couldn't be read */
+	return o->action == LIST && warned ? EXIT_FAILURE : status;
+}
+
+int verb_snapshot(int argc, char **argv)
+{
+	struct snapshot_args args = {0};
+	struct order order;
+	int status, first = cli_parse(&snapshot_command, argc, argv, &args, &status);
+
+	if (first >= 0) {
+		status = read_order(&order, &args, argv + first, argc - first);
+		if (status == 0)
+			status = check_order(&order, &args);
+		if (status == 0)
+			status = snapshot(&order, &args);
+	}
+	cli_list_release(&args.create);
+	cli_list_release(&args.apply);
+	cli_list_release(&args.remove);
+	return status;
+}
