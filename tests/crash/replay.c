@@ -269,14 +269,14 @@ static void advance(struct replay *p)
 	const struct tape_entry *e = &p->tape->entries[p->cut];
 	size_t left = 0;
 
-	if (e->op != STORAGE_OP_FLUSH) {
+	if (e->op != STORAGE_OP_FLUSH)
 		p->pending[p->npending++] = p->cut;
+	if (e->op != STORAGE_OP_FLUSH || !e->done)
 		return;
-	}
 	for (size_t i = 0; i < p->npending; i++) {
 		const struct tape_entry *old = &p->tape->entries[p->pending[i]];
 
-		if (old->file == e->file)
+		if (old->file == e->file && p->pending[i] < e->began)
 			flat_apply(flat_of(p, old), old, 0, old->len_bytes);
 		else
 			p->pending[left++] = p->pending[i];
@@ -357,16 +357,17 @@ static int record_and_replay(const struct workload *load, struct world *w,
 {
 	struct replay p = {.o = o, .w = w, .counts = counts};
 	struct flat file_before, data_before;
-	struct history h = {0};
+	struct history h;
 	struct tape tape;
 	int ret;
 
 	tape_init(&tape);
+	history_init(&h, &tape);
 	flat_init(&file_before, 1);
 	flat_init(&data_before, 2);
 	flat_copy(&file_before, &w->file);
 	flat_copy(&data_before, &w->data);
-	h.tape = w->file.tape = w->data.tape = p.tape = &tape;
+	w->file.tape = w->data.tape = p.tape = &tape;
 	expected_init(&p.x, &h, w->bytes, w->size, w->max_size);
 	ret = record(load, w, &h, o->seed);
 	w->file.tape = w->data.tape = NULL;

@@ -31,6 +31,7 @@ void expected_release(struct expected *x)
 	free(x->latest);
 	free(x->durable);
 	free(x->vague);
+	free(x->settled);
 	*x = (struct expected){0};
 }
 
@@ -57,15 +58,18 @@ static void apply(const struct event *e, uint8_t *disk, uint64_t max_size)
 }
 
 /*
- * Everything before the flush at index flush is durable; but what a request that failed has left is
- * as vague as it was.
+ * What had returned when the flush began is durable; but what a request that failed has left is as
+ * vague as it was.
  */
 static void make_durable(struct expected *x, size_t flush)
 {
-	for (; x->ndurable < flush; x->ndurable++) {
-		const struct event *e = &x->h->events[x->ndurable];
+	for (size_t i = x->first_open; i < flush; i++) {
+		const struct event *e = &x->h->events[i];
 		uint64_t off, len;
 
+		if (x->settled[i] || e->ended > x->h->events[flush].began)
+			continue;
+		x->settled[i] = true;
 		extent_of(e, x->max_size, &off, &len);
 		if (len > 0)
 			memset(x->vague + off, e->failed, len);
@@ -77,25 +81,30 @@ static void make_durable(struct expected *x, size_t flush)
 		if (e->kind == EVENT_SIZE)
 			x->durable_size = e->size;
 	}
+	while (x->first_open < flush && x->settled[x->first_open])
+		x->first_open++;
 }
 
 void expected_advance(struct expected *x, size_t cut)
 {
 	size_t limit = x->next;
 
+	if (!x->settled)
+		x->settled = calloc(x->h->count + 1, 1);
+	assert(x->settled);
 	while (limit < x->h->count && x->h->events[limit].start < cut) {
 		apply(&x->h->events[limit++], x->latest, x->max_size);
 		x->version++;
 	}
 	x->next = limit;
-	for (size_t i = limit; i-- > x->ndurable;) {
+	for (size_t i = x->first_open; i < limit; i++) {
 		const struct event *e = &x->h->events[i];
 
-		if (e->kind == EVENT_FLUSH && !e->failed && e->end <= cut) {
-			make_durable(x, i);
-			x->version++;
-			break;
-		}
+		if (e->kind != EVENT_FLUSH || e->failed || e->end > cut || x->settled[i])
+			continue;
+		make_durable(x, i);
+		x->settled[i] = true;
+		x->version++;
 	}
 }
 
@@ -103,10 +112,12 @@ static bool may_be(const struct expected *x, uint64_t at, uint8_t byte)
 {
 	if (x->durable[at] == byte)
 		return true;
-	for (size_t i = x->vague[at] ? 0 : x->ndurable; i < x->next; i++) {
+	for (size_t i = x->vague[at] ? 0 : x->first_open; i < x->next; i++) {
 		const struct event *e = &x->h->events[i];
 		uint64_t off, len;
 
+		if (x->settled[i] && !x->vague[at])
+			continue;
 		extent_of(e, x->max_size, &off, &len);
 		if (at >= off && at - off < len && (e->bytes ? e->bytes[at - off] : 0) == byte)
 			return true;
@@ -114,12 +125,32 @@ static bool may_be(const struct expected *x, uint64_t at, uint8_t byte)
 	return false;
 }
 
+/* Who may have had to do with a byte, and the flushes. */
+static void tell_events(const struct expected *x, uint64_t at)
+{
+	for (size_t i = 0; i < x->next; i++) {
+		const struct event *e = &x->h->events[i];
+		uint64_t off, len;
+
+		extent_of(e, x->max_size, &off, &len);
+		if (e->kind == EVENT_FLUSH)
+			complain("    event %zu, tape %zu to %zu: flush%s", i, e->start, e->end,
+				 e->failed ? ", failed" : "");
+		else if (at >= off && at - off < len)
+			complain("    event %zu, tape %zu to %zu: 0x%02x in 0x%" PRIx64
+				 " bytes at 0x%" PRIx64 "%s%s",
+				 i, e->start, e->end, e->bytes ? e->bytes[at - off] : 0, len, off,
+				 x->settled[i] ? ", durable" : "", e->failed ? ", failed" : "");
+	}
+}
+
 static int check_size(const struct expected *x, uint64_t size, const char *when)
 {
 	if (size == x->durable_size)
 		return 0;
-	for (size_t i = x->vague_size ? 0 : x->ndurable; i < x->next; i++) {
-		if (x->h->events[i].kind == EVENT_SIZE && x->h->events[i].size == size)
+	for (size_t i = x->vague_size ? 0 : x->first_open; i < x->next; i++) {
+		if ((!x->settled[i] || x->vague_size) && x->h->events[i].kind == EVENT_SIZE &&
+		    x->h->events[i].size == size)
 			return 0;
 	}
 	return complain("%s: the disk has 0x%" PRIx64 " bytes; 0x%" PRIx64 " were durable", when,
@@ -137,11 +168,13 @@ int expected_check(const struct expected *x, const uint8_t *found, uint64_t size
 		    memcmp(found + at, x->durable + at, len) == 0)
 			continue;
 		for (uint64_t i = at; i < at + len; i++) {
-			if (!may_be(x, i, found[i]))
-				return complain("%s: 0x%02x at guest offset 0x%" PRIx64
-						" was never written there (0x%02x is durable, "
-						"0x%02x was written last)",
-						when, found[i], i, x->durable[i], x->latest[i]);
+			if (may_be(x, i, found[i]))
+				continue;
+			tell_events(x, i);
+			return complain("%s: 0x%02x at guest offset 0x%" PRIx64
+					" was never written there (0x%02x is durable, "
+					"0x%02x was written last)",
+					when, found[i], i, x->durable[i], x->latest[i]);
 		}
 	}
 	return 0;

@@ -12,11 +12,20 @@
 
 /* ---- the history ---- */
 
+void history_init(struct history *h, struct tape *tape)
+{
+	*h = (struct history){.tape = tape};
+	pthread_mutex_init(&h->lock, NULL);
+	h->events = calloc(HISTORY_MAX, sizeof(*h->events));
+	assert(h->events);
+}
+
 void history_release(struct history *h)
 {
 	for (size_t i = 0; i < h->count; i++)
 		free(h->events[i].bytes);
 	free(h->events);
+	pthread_mutex_destroy(&h->lock);
 	*h = (struct history){0};
 }
 
@@ -27,14 +36,14 @@ static struct event *begin(struct run *r, enum event_kind kind, uint64_t off, ui
 
 	if (!h)
 		return NULL;
-	if (h->count == h->room) {
-		h->room = h->room ? h->room * 2 : 64;
-		h->events = realloc(h->events, h->room * sizeof(*h->events));
-		assert(h->events);
-	}
+	pthread_mutex_lock(&h->lock);
+	assert(h->count < HISTORY_MAX);
 	e = &h->events[h->count++];
 	*e = (struct event){.kind = kind, .guest_off = off, .len = len, .end = SIZE_MAX};
+	e->began = ++h->clock;
+	e->ended = UINT64_MAX;
 	e->start = h->tape ? tape_count(h->tape) : 0;
+	pthread_mutex_unlock(&h->lock);
 	return e;
 }
 
@@ -42,8 +51,11 @@ static void end(struct run *r, struct event *e, int ret)
 {
 	if (!e)
 		return;
+	pthread_mutex_lock(&r->history->lock);
 	e->end = r->history->tape ? tape_count(r->history->tape) : 0;
+	e->ended = ++r->history->clock;
 	e->failed = ret < 0;
+	pthread_mutex_unlock(&r->history->lock);
 }
 
 static void keep_bytes(struct event *e, const uint8_t *bytes)

@@ -17,15 +17,22 @@ struct event {
 	uint8_t *bytes;		 /* NULL: zeros */
 	uint64_t size;		 /* of the disk, for SIZE */
 	size_t start, end;	 /* of the tape, when the request began and when it returned */
+	uint64_t began, ended;	 /* the same by a clock that says which of two came first */
 	bool failed;
 };
 
+#define HISTORY_MAX 4096u
+
+/* Several threads may write one, if what they change doesn't overlap. */
 struct history {
 	struct tape *tape; /* NULL: no ends are noted */
-	struct event *events;
-	size_t count, room;
+	pthread_mutex_t lock;
+	struct event *events; /* HISTORY_MAX of them: they don't move; in the order of start */
+	size_t count;	      /* guarded by lock, as is the clock */
+	uint64_t clock;
 };
 
+void history_init(struct history *h, struct tape *tape);
 void history_release(struct history *h);
 
 struct run {
@@ -77,7 +84,8 @@ int random_step(struct run *r);
 struct expected {
 	const struct history *h;
 	size_t next;	   /* the first event that hasn't begun */
-	size_t ndurable;   /* all events before that are durable */
+	bool *settled;	   /* of each event: a flush came after it; made by the first advance */
+	size_t first_open; /* all events before that are settled */
 	uint64_t max_size; /* of the arrays */
 	uint8_t *latest, *durable;
 	uint8_t *vague; /* 1: the last to change this byte before the flush failed */

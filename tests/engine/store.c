@@ -2,6 +2,7 @@
 /* See store.h. Memory comes from libc: what the library asks for is counted and refused alone. */
 #include <assert.h>
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,21 +41,22 @@ size_t tape_count(struct tape *t)
 	return n;
 }
 
-/* at: where a flush that began long ago stands; SIZE_MAX: at the end. */
-static void tape_put(struct tape *t, struct tape_entry e, size_t at)
+/* Gives the index of the entry. */
+static size_t tape_put(struct tape *t, struct tape_entry e)
 {
+	size_t at;
+
 	pthread_mutex_lock(&t->lock);
 	if (t->count == t->room) {
 		t->room = t->room ? t->room * 2 : 256;
 		t->entries = realloc(t->entries, t->room * sizeof(*t->entries));
 		assert(t->entries);
 	}
-	if (at > t->count)
-		at = t->count;
-	memmove(t->entries + at + 1, t->entries + at, (t->count - at) * sizeof(*t->entries));
+	at = t->count++;
 	t->entries[at] = e;
-	t->count++;
 	pthread_mutex_unlock(&t->lock);
+	sched_yield(); /* so that threads do meet */
+	return at;
 }
 
 /* ---- hashing ---- */
@@ -288,7 +290,7 @@ static int flat_pwritev(void *self, const struct iovec *iov, int iovcnt, uint64_
 	put_bytes(f, host_off, e.bytes, e.len_bytes);
 	pthread_rwlock_unlock(&f->lock);
 	if (f->tape)
-		tape_put(f->tape, e, SIZE_MAX);
+		tape_put(f->tape, e);
 	else
 		free(e.bytes);
 	return ret;
@@ -296,7 +298,7 @@ static int flat_pwritev(void *self, const struct iovec *iov, int iovcnt, uint64_
 
 static int change(struct flat *f, enum storage_op op, uint64_t host_off, uint64_t len)
 {
-	struct tape_entry e = {op, f->id, host_off, len, NULL};
+	struct tape_entry e = {.op = op, .file = f->id, .host_off = host_off, .len_bytes = len};
 	uint64_t unused;
 	int ret = strike(f, op, host_off, len, &unused);
 
@@ -306,7 +308,7 @@ static int change(struct flat *f, enum storage_op op, uint64_t host_off, uint64_
 	flat_apply(f, &e, 0, len);
 	pthread_rwlock_unlock(&f->lock);
 	if (f->tape)
-		tape_put(f->tape, e, SIZE_MAX);
+		tape_put(f->tape, e);
 	return 0;
 }
 
@@ -334,8 +336,12 @@ static int flat_flush(void *self, struct qcow2_error *err)
 	(void)err;
 	if (ret < 0)
 		return ret;
-	if (f->tape)
-		tape_put(f->tape, e, tape_count(f->tape));
+	if (f->tape) {
+		/* others may go on in between */
+		e.began = tape_put(f->tape, e);
+		e.done = true;
+		tape_put(f->tape, e);
+	}
 	return 0;
 }
 

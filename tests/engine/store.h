@@ -24,6 +24,12 @@ struct tape_entry {
 	uint64_t host_off;  /* of TRUNCATE: the new size */
 	uint64_t len_bytes; /* 0 for FLUSH and TRUNCATE */
 	uint8_t *bytes;	    /* of a write */
+	/*
+	 * A flush stands here twice, when it began and when it was done: it vouches, from the
+	 * second place on, for what stands before the first.
+	 */
+	bool done;
+	size_t began; /* of the second: the index of the first */
 };
 
 struct tape {

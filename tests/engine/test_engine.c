@@ -157,6 +157,10 @@ static void setup_history(struct history *h, struct event *events)
 	events[2] =
 		(struct event){.guest_off = 512, .len = 1024, .bytes = twos, .start = 2, .end = 3};
 	events[3] = (struct event){.guest_off = 1024, .len = 512, .start = 3, .end = 4};
+	for (unsigned i = 0; i < 4; i++) {
+		events[i].began = 2 * i;
+		events[i].ended = 2 * i + 1;
+	}
 	*h = (struct history){.events = events, .count = 4};
 }
 

@@ -12,6 +12,7 @@ struct workload {
 	int (*run)(struct run *r);
 	/* Changes the image before it is opened; or NULL. */
 	void (*prepare)(struct world *w);
+	bool threads;	  /* not the same in every run */
 	unsigned samples; /* random states at each cut; 0: as many as usual */
 };
 

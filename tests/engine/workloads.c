@@ -6,6 +6,7 @@
  */
 #include "base/bytes.h"
 #include "base/num.h"
+#include "base/work.h"
 #include "engine/workload.h"
 
 #define K 1024ull
@@ -192,6 +193,62 @@ static int anything(struct run *r)
 	return ret;
 }
 
+/* ---- several threads ---- */
+
+#define TEAM 3u
+
+struct team {
+	struct run *r;
+	_Atomic unsigned failures;
+};
+
+/* Of the first half of the disk each has every third sector, of the second every third cluster. */
+static int step_of_one(struct run *r, unsigned me)
+{
+	uint64_t cs = world_cluster(r->w), half = r->w->size / 2 / cs;
+	uint64_t cluster = half + rnd_below(&r->rng, half / TEAM) * TEAM + me;
+	uint64_t sector = rnd_below(&r->rng, half * cs / 512 / TEAM) * TEAM + me;
+
+	switch (rnd_below(&r->rng, 9)) {
+	case 0:
+		return run_flush(r);
+	case 1:
+		return run_discard(r, cluster * cs, cs);
+	case 2:
+		return run_zero(r, cluster * cs, cs, QCOW2_WRITE_MAY_UNMAP);
+	case 3:
+		return pack(r, cluster, 1);
+	case 4:
+	case 5:
+		return run_write(r, cluster * cs + cs / 4, cs / 2, FILL_NOISE, 0);
+	default:
+		return run_write(r, sector * 512, 512, FILL_NOISE, 0);
+	}
+}
+
+static void be_one_of_the_team(void *opaque, unsigned me)
+{
+	struct team *t = opaque;
+	struct run r = *t->r;
+
+	r.rng += me * 7919;
+	r.tag += (uint64_t)(me + 1) << 40;
+	for (unsigned i = 0; i < 40; i++) {
+		if (step_of_one(&r, me) < 0)
+			t->failures++;
+	}
+}
+
+static int work_together(struct run *r)
+{
+	struct team t = {.r = r};
+
+	work_team(TEAM, be_one_of_the_team, &t);
+	return t.failures ? -1 : 0;
+}
+
+/* ---- before it is opened ---- */
+
 /* An autoclear bit that nobody knows. */
 static void set_autoclear(struct world *w)
 {
@@ -286,6 +343,16 @@ const struct workload workloads[] = {
 	{IMAGE("any-subclusters", 3, 14, 16, 300 * K, .extended = true, OVER_RAW), .run = anything},
 	{IMAGE("any-v2-backing", 2, 9, 16, 60 * K, OVER_RAW), .run = anything},
 	{IMAGE("any-data-file", 3, 12, 16, 200 * K, .data = DATA_FILE), .run = anything},
+	{IMAGE("threads", 3, 12, 16, 200 * K, .raw = false), .threads = true, .run = work_together,
+	 .samples = 2},
+	{IMAGE("threads-512", 3, 9, 64, 60 * K, .raw = false), .threads = true,
+	 .run = work_together, .samples = 2},
+	{IMAGE("threads-snapshot", 3, 12, 16, 200 * K, SNAPSHOT), .threads = true,
+	 .run = work_together, .samples = 2},
+	{IMAGE("threads-tiny", 3, 9, 16, 200 * K, OVER_RAW), .threads = true, .run = work_together,
+	 .samples = 2, TINY_CACHES},
+	{IMAGE("threads-lazy", 3, 12, 16, 200 * K, .lazy = true), .threads = true,
+	 .run = work_together, .samples = 2},
 	{IMAGE("any-lazy", 3, 10, 4, 100 * K, .lazy = true), .run = anything},
 };
 const unsigned nworkloads = ARRAY_LEN(workloads);

@@ -248,6 +248,7 @@ static int run_once(struct trial *t, const struct kind *kind, uint64_t nth, bool
 	int ret;
 
 	start_over(t);
+	history_init(&t->h, NULL);
 	t->r = (struct run){.w = t->w, .how = t->load->how, .rng = t->seed, .most = t->most};
 	t->r.tag = t->seed << 20;
 	t->r.history = &t->h;
@@ -373,6 +374,9 @@ static bool take(struct options *o, const char *name, const char *value)
 
 static bool is_wanted(const struct options *o, unsigned idx)
 {
+	/* the n-th operation has to be the same one each time */
+	if (workloads[idx].threads)
+		return false;
 	if (o->parts > 0 && idx % o->parts != o->part % o->parts)
 		return false;
 	for (unsigned i = 0; i < o->nnames; i++) {

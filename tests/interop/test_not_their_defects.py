@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """
-Known defects of QEMU's writer, each with what shows that ours doesn't have it. The real programs are
-the judges.
+Known defects of QEMU's writer, each with what shows that ours doesn't have it. The real programs
+are the judges.
 """
 import json
 
