@@ -15,6 +15,7 @@ struct check_report check_blank(enum check_finding finding)
 		.host_off = QCOW2_NO_OFFSET,
 		.guest_off = QCOW2_NO_OFFSET,
 		.entry_off = QCOW2_NO_OFFSET,
+		.index = QCOW2_NO_OFFSET,
 		.nclusters = 1,
 	};
 }
@@ -26,10 +27,27 @@ uint64_t check_cluster_off(const struct check_run *run, uint64_t cluster_idx)
 	return mul_fits(cluster_idx, run->g.cluster_size, &off) ? off : QCOW2_NO_OFFSET;
 }
 
-int check_found(struct check_run *run, const struct check_report *r)
+int check_told(struct check_run *run, const struct check_report *r)
 {
 	struct check_report told = *r;
 
+	told.after_repair = run->after_repair;
+	told.cluster_size = run->g.cluster_size;
+	return run->options.report ? run->options.report(run->options.opaque, &told) : 0;
+}
+
+int check_tick(struct check_run *run, uint64_t ntables)
+{
+	uint64_t cs = run->g.cluster_size;
+
+	if (!run->options.tick)
+		return 0;
+	return run->options.tick(run->options.opaque, ntables * cs,
+				 (run->nl2 + run->nrefblocks) * cs);
+}
+
+int check_found(struct check_run *run, const struct check_report *r)
+{
 	switch (check_finding_kind(r->finding)) {
 	case CHECK_KIND_LEAK:
 		run->result->leaks += r->nclusters;
@@ -43,8 +61,7 @@ int check_found(struct check_run *run, const struct check_report *r)
 	}
 	run->found[r->finding] += r->nclusters;
 	run->result->hides_references |= check_finding_hides(r->finding);
-	told.after_repair = run->after_repair;
-	return run->options.report ? run->options.report(run->options.opaque, &told) : 0;
+	return check_told(run, r);
 }
 
 /* ---- opening ------------------------------------------------------------------------------- */
@@ -152,10 +169,19 @@ static int examine(struct check_run *run, struct qcow2_error *err)
 
 /* ---- repair -------------------------------------------------------------------------------- */
 
-/* Of the corruptions found, those that aren't but a COPIED flag. */
+/* Corruptions that aren't but a COPIED flag. */
 static uint64_t serious(const struct check_run *run)
 {
 	return run->result->corruptions - run->found[CHECK_L1_COPIED] - run->found[CHECK_L2_COPIED];
+}
+
+/* What is wrong with COPIED flags is told once it is known what the repair does about them. */
+static int tell_copied(struct check_run *run, struct qcow2_error *err)
+{
+	if (run->copied_wrong == 0)
+		return 0;
+	run->copied_wrong = 0;
+	return check_copied(run, err);
 }
 
 static int report_needs_rebuild(struct check_run *run)
@@ -169,9 +195,9 @@ static int repair_leaks(struct check_run *run, struct qcow2_error *err)
 {
 	int ret = check_repair_counts(run, false, err);
 
-	if (ret == 0 && serious(run) == 0)
-		ret = check_repair_entries(run, false, err);
-	return ret;
+	if (ret != 0)
+		return ret;
+	return serious(run) == 0 ? check_repair_entries(run, false, err) : tell_copied(run, err);
 }
 
 /*
@@ -188,8 +214,14 @@ static int repair_refcounts(struct check_run *run, struct qcow2_error *err)
 {
 	int ret = 0;
 
-	if (run->needs_rebuild && !is_cut_off(run))
-		return check_rebuild(run, err);
+	if (run->needs_rebuild && !is_cut_off(run)) {
+		struct check_report r = check_blank(CHECK_NEEDS_REBUILD);
+
+		r.repaired = true;
+		run->changed = true;
+		ret = check_told(run, &r);
+		return ret == 0 ? check_rebuild(run, err) : ret;
+	}
 	if (run->needs_rebuild)
 		ret = report_needs_rebuild(run);
 	return ret == 0 ? check_repair_counts(run, true, err) : ret;
@@ -217,17 +249,22 @@ static int run_once(struct check_run *run, bool *repaired, struct qcow2_error *e
 	*repaired = false;
 	if (ret == 0)
 		ret = examine(run, err);
-	if (ret != 0 || !run->options.repair || res->check_errors > 0 ||
-	    (res->corruptions == 0 && res->leaks == 0))
+	if (ret != 0)
 		return ret;
+	if (!run->options.repair || res->check_errors > 0 ||
+	    (res->corruptions == 0 && res->leaks == 0 && run->copied_wrong == 0))
+		return tell_copied(run, err);
 	if (run->options.repair & CHECK_REPAIR_ALL) {
-		*repaired = true;
-		return repair_all(run, err);
-	}
-	if (run->needs_rebuild)
+		ret = repair_all(run, err);
+	} else if (run->needs_rebuild) {
+		run->result->corruptions += run->copied_wrong;
 		return report_needs_rebuild(run);
-	*repaired = true;
-	return repair_leaks(run, err);
+	} else {
+		ret = repair_leaks(run, err);
+	}
+	/* What is neither repaired nor told of is seen in the second look. */
+	*repaired = run->changed || run->copied_wrong > 0;
+	return ret;
 }
 
 static uint64_t fixed(uint64_t before, uint64_t after)
@@ -237,7 +274,7 @@ static uint64_t fixed(uint64_t before, uint64_t after)
 
 /* Looks at the repaired image as if nothing were known of it. */
 static int look_again(struct qcow2_storage file, const struct check_options *options,
-		      struct check_result *result, struct qcow2_error *err)
+		      uint64_t copied_mended, struct check_result *result, struct qcow2_error *err)
 {
 	struct check_result before = *result;
 	struct check_run run = {
@@ -246,10 +283,14 @@ static int look_again(struct qcow2_storage file, const struct check_options *opt
 	int ret;
 
 	run.options.repair = 0;
-	*result = (struct check_result){0};
+	*result = (struct check_result){
+		.was_dirty = before.was_dirty,
+		.was_corrupt = before.was_corrupt,
+	};
 	ret = run_once(&run, &repaired, err);
 	release_run(&run);
-	result->corruptions_fixed = fixed(before.corruptions, result->corruptions);
+	/* Flags that a raised count made wrong were never counted as found. */
+	result->corruptions_fixed = fixed(before.corruptions, serious(&run)) + copied_mended;
 	result->leaks_fixed = fixed(before.leaks, result->leaks);
 	result->check_errors += before.check_errors;
 	return ret;
@@ -282,9 +323,11 @@ int check_image(struct qcow2_storage file, const struct check_options *options,
 	*result = (struct check_result){0};
 	ret = run_once(&run, &repaired, err);
 	incompatible = run.header.incompatible;
+	result->was_dirty = incompatible & LAYOUT_INCOMPAT_DIRTY;
+	result->was_corrupt = incompatible & LAYOUT_INCOMPAT_CORRUPT;
 	release_run(&run);
 	if (ret == 0 && repaired)
-		ret = look_again(file, options, result, err);
+		ret = look_again(file, options, run.copied_mended, result, err);
 	if (ret == 0 && options->repair && result->corruptions == 0 && result->check_errors == 0)
 		ret = clear_marks(file, incompatible, err);
 	if (ret != 0) {

@@ -82,7 +82,12 @@ struct check_report {
 	uint64_t stored;    /* the refcount that is stored; for an entry its word */
 	uint64_t computed;  /* the number of references that there are */
 	uint64_t nclusters; /* so many in a row, from host_off on, have this finding; at least 1 */
-	bool after_repair;  /* what is left after the repair, not what was found before */
+	uint64_t index;	    /* of the entry in its table, of a block in its table; or no offset */
+	uint64_t len_bytes; /* of what passes the end of the file */
+	uint64_t cluster_size;
+	bool after_repair; /* what is left after the repair, not what was found before */
+	bool repaired;	   /* this has just been put right; such a report counts nothing */
+	bool kept;	   /* the same finding again: the repair passes it by */
 };
 
 #define CHECK_REPAIR_LEAKS 1u
@@ -90,8 +95,14 @@ struct check_report {
 
 struct check_options {
 	unsigned repair; /* 0, CHECK_REPAIR_LEAKS, CHECK_REPAIR_ALL */
-	/* Called for every finding; nonzero ends the check with that code. May be NULL. */
+	/*
+	 * Called for every finding, and for what a repair did about it; nonzero ends the check with
+	 * that code. Wrong COPIED flags come last, by the counts as a repair left them: those that
+	 * it puts right are told as repaired only. May be NULL.
+	 */
 	int (*report)(void *opaque, const struct check_report *r);
+	/* Called now and then while tables are read; nonzero as above. May be NULL. */
+	int (*tick)(void *opaque, uint64_t done_bytes, uint64_t total_bytes);
 	void *opaque;
 };
 
@@ -106,6 +117,7 @@ struct check_result {
 	 * nothing should be.
 	 */
 	bool hides_references;
+	bool was_dirty, was_corrupt; /* marked so in the header, before a repair */
 };
 
 /*

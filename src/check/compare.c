@@ -128,8 +128,11 @@ int check_compare(struct check_run *run, struct qcow2_error *err)
 	struct compare c = {.run = run};
 	int ret = 0;
 
-	for (uint64_t i = 0; ret == 0 && i < run->nrefblocks; i++)
+	for (uint64_t i = 0; ret == 0 && i < run->nrefblocks; i++) {
 		ret = compare_block(&c, i, err);
+		if (ret == 0)
+			ret = check_tick(run, run->nl2 + i + 1);
+	}
 	if (ret == 0)
 		ret = compare_zeros(&c, run->nrefblocks << run->g.refblock_bits, UINT64_MAX, false);
 	run->result->image_end_off = check_cluster_off(run, c.end_idx);

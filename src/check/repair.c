@@ -25,21 +25,63 @@ static uint64_t mended_count(const struct check_run *run, bool raise, uint64_t s
 	return run->result->hides_references ? stored : computed;
 }
 
-static bool mend_group(struct check_run *run, bool raise, uint64_t first, uint64_t idx)
+static int tell_pending(struct check_run *run)
+{
+	struct check_report *r = &run->mended;
+	uint64_t any = r->nclusters;
+	int ret = any > 0 ? check_told(run, r) : 0;
+
+	r->nclusters = 0;
+	return ret;
+}
+
+/* Neighbours with the same counts are told of together. */
+static int tell_count(struct check_run *run, uint64_t cluster_idx, uint64_t stored, uint64_t count,
+		      uint64_t computed)
+{
+	struct check_report *r = &run->mended;
+	uint64_t off = check_cluster_off(run, cluster_idx);
+	int ret;
+
+	if (r->nclusters > 0 && r->stored == stored && r->computed == computed &&
+	    r->kept == (count == stored) && off != QCOW2_NO_OFFSET &&
+	    r->host_off + r->nclusters * run->g.cluster_size == off) {
+		r->nclusters++;
+		return 0;
+	}
+	ret = tell_pending(run);
+	*r = check_blank(stored > computed ? CHECK_LEAK
+			 : stored == 0	   ? CHECK_REFCOUNT_ZERO
+					   : CHECK_REFCOUNT_LOW);
+	r->host_off = off;
+	r->stored = stored;
+	r->computed = computed;
+	r->repaired = count != stored;
+	r->kept = count == stored;
+	return ret;
+}
+
+static int mend_group(struct check_run *run, bool raise, uint64_t first, uint64_t idx,
+		      bool *changed)
 {
 	uint32_t order = run->g.refcount_order;
-	uint64_t group[COUNTS_CHUNK], stored, count;
-	bool any = counts_group(&run->counts, first, group), changed = false;
+	uint64_t group[COUNTS_CHUNK], stored, count, computed;
+	bool any = counts_group(&run->counts, first, group);
+	int ret = 0;
 
-	for (unsigned i = 0; i < COUNTS_CHUNK; i++) {
+	for (unsigned i = 0; ret == 0 && i < COUNTS_CHUNK; i++) {
+		computed = any ? group[i] : 0;
 		stored = format_refcount_get(run->block, order, idx + i);
-		count = mended_count(run, raise, stored, any ? group[i] : 0);
+		if (stored == computed)
+			continue;
+		count = mended_count(run, raise, stored, computed);
+		ret = tell_count(run, first + i, stored, count, computed);
 		if (count == stored)
 			continue;
 		format_refcount_set(run->block, order, idx + i, count);
-		changed = true;
+		*changed = true;
 	}
-	return changed;
+	return ret;
 }
 
 static int mend_block(struct check_run *run, bool raise, uint64_t block_idx,
@@ -61,10 +103,14 @@ static int mend_block(struct check_run *run, bool raise, uint64_t block_idx,
 			return 0;
 		memset(run->block, 0, (size_t)g->cluster_size);
 	}
-	for (uint64_t i = 0; i < g->refblock_entries; i += COUNTS_CHUNK)
-		changed |= mend_group(run, raise, first + i, i);
-	return changed ? storage_write(run->file, run->block, (size_t)g->cluster_size, off, err)
-		       : 0;
+	for (uint64_t i = 0; ret == 0 && i < g->refblock_entries; i += COUNTS_CHUNK)
+		ret = mend_group(run, raise, first + i, i, &changed);
+	if (ret == 0)
+		ret = tell_pending(run);
+	if (ret != 0 || !changed)
+		return ret;
+	run->changed = true;
+	return storage_write(run->file, run->block, (size_t)g->cluster_size, off, err);
 }
 
 int check_repair_counts(struct check_run *run, bool raise, struct qcow2_error *err)
@@ -96,38 +142,61 @@ static bool is_own(const struct check_run *run, uint64_t host_off, uint64_t len,
 	return true;
 }
 
-/* The flag that an entry should have, given the one that it has. */
-static int right_copied(struct check_run *run, uint64_t host_off, bool copied, bool *right,
-			struct qcow2_error *err)
-{
-	uint64_t count;
-	int ret = check_stored_get(run, host_off >> run->g.cluster_bits, &count, err);
+/* An entry on its way: what to say of it when it is changed. */
+struct mended {
+	uint64_t entry_off, index, guest_off;
+};
 
-	if (ret == 0)
-		*right = count == 1 && (copied || !run->result->hides_references);
-	return ret;
+static int tell_entry(struct check_run *run, enum check_finding finding, const struct mended *at,
+		      uint64_t host_off, uint64_t raw, uint64_t count)
+{
+	struct check_report r = check_blank(finding);
+
+	r.host_off = host_off;
+	r.guest_off = at->guest_off;
+	r.entry_off = at->entry_off;
+	r.index = at->index;
+	r.stored = raw;
+	r.computed = count;
+	r.repaired = true;
+	return check_told(run, &r);
 }
 
-static uint64_t with_copied(uint64_t raw, bool copied)
+/* The flag by the count, where it may be changed. count: what is stored for the cluster. */
+static int mend_copied(struct check_run *run, enum check_finding finding, const struct mended *at,
+		       uint64_t host_off, uint64_t count, uint64_t *raw)
 {
-	return copied ? raw | LAYOUT_ENTRY_COPIED : raw & ~LAYOUT_ENTRY_COPIED;
+	bool copied = *raw & LAYOUT_ENTRY_COPIED;
+	uint64_t old = *raw;
+
+	if (copied == (count == 1) || (!copied && run->result->hides_references))
+		return 0;
+	*raw ^= LAYOUT_ENTRY_COPIED;
+	run->copied_mended++;
+	run->copied_wrong -= run->copied_wrong > 0;
+	return tell_entry(run, finding, at, host_off, old, count);
 }
 
-static int mend_l1_entry(struct check_run *run, const struct mend *m, uint64_t *raw,
-			 struct qcow2_error *err)
+static int mend_l1_entry(struct check_run *run, const struct mend *m, uint64_t entry_off,
+			 uint64_t *raw, struct qcow2_error *err)
 {
 	struct format_l1_entry e = format_l1_decode(&run->g, *raw);
-	bool copied;
-	int ret;
+	struct mended at = {entry_off, QCOW2_NO_OFFSET, QCOW2_NO_OFFSET};
+	uint64_t count;
+	int ret = 0;
 
-	if (m->faults)
+	if (m->active) {
+		at.index = (entry_off - run->header.l1_off) / LAYOUT_L1_ENTRY_LEN;
+		at.guest_off = at.index << (run->g.cluster_bits + run->g.l2_bits);
+	}
+	if (m->faults && (*raw & LAYOUT_L1_RESERVED_MASK)) {
+		ret = tell_entry(run, CHECK_L1_RESERVED, &at, e.l2_off, *raw, 0);
 		*raw &= ~LAYOUT_L1_RESERVED_MASK;
-	if (!m->active || e.l2_off == 0 || (e.faults & FORMAT_FAULT_UNALIGNED))
-		return 0;
-	ret = right_copied(run, e.l2_off, e.copied, &copied, err);
-	if (ret == 0)
-		*raw = with_copied(*raw, copied);
-	return ret;
+	}
+	if (ret != 0 || !m->active || e.l2_off == 0 || (e.faults & FORMAT_FAULT_UNALIGNED))
+		return ret;
+	ret = check_stored_get(run, e.l2_off >> run->g.cluster_bits, &count, err);
+	return ret == 0 ? mend_copied(run, CHECK_L1_COPIED, &at, e.l2_off, count, raw) : ret;
 }
 
 static int mend_l1_piece(struct check_run *run, void *opaque, uint64_t host_off, uint8_t *bytes,
@@ -142,7 +211,7 @@ static int mend_l1_piece(struct check_run *run, void *opaque, uint64_t host_off,
 		return 0;
 	for (size_t i = 0; i + LAYOUT_L1_ENTRY_LEN <= len; i += LAYOUT_L1_ENTRY_LEN) {
 		old = raw = load_be64(bytes + i);
-		ret = mend_l1_entry(run, m, &raw, err);
+		ret = mend_l1_entry(run, m, host_off + i, &raw, err);
 		if (ret != 0)
 			return ret;
 		if (raw == old)
@@ -151,9 +220,10 @@ static int mend_l1_piece(struct check_run *run, void *opaque, uint64_t host_off,
 		first = first < i ? first : i;
 		end = i + LAYOUT_L1_ENTRY_LEN;
 	}
-	return first < end
-		       ? storage_write(run->file, bytes + first, end - first, host_off + first, err)
-		       : 0;
+	if (first >= end)
+		return 0;
+	run->changed = true;
+	return storage_write(run->file, bytes + first, end - first, host_off + first, err);
 }
 
 static int mend_inactive_l1(struct check_run *run, uint64_t start, uint64_t end, uint64_t times,
@@ -164,43 +234,66 @@ static int mend_inactive_l1(struct check_run *run, uint64_t start, uint64_t end,
 	return check_read_range(run, start, end, mend_l1_piece, &m, err);
 }
 
+static int mend_compressed(struct check_run *run, const struct mended *at,
+			   const struct format_l2_entry *e, uint64_t *raw, uint64_t *bitmap)
+{
+	uint64_t old = *raw;
+	int ret = 0;
+
+	if (*raw & LAYOUT_ENTRY_COPIED) {
+		*raw &= ~LAYOUT_ENTRY_COPIED;
+		ret = tell_entry(run, CHECK_COMPRESSED_COPIED, at, e->host_off, old, 0);
+	}
+	if (*bitmap == 0)
+		return ret;
+	*bitmap = 0;
+	return ret == 0 ? tell_entry(run, CHECK_COMPRESSED_BITMAP, at, e->host_off, old, 0) : ret;
+}
+
 /* What is wrong with an entry and means nothing to a reader. */
-static void mend_faults(const struct check_run *run, uint64_t *raw, uint64_t *bitmap)
+static int mend_faults(struct check_run *run, const struct mended *at, uint64_t *raw,
+		       uint64_t *bitmap)
 {
 	struct format_l2_entry e = format_l2_decode(&run->g, *raw, *bitmap);
 	bool extended = run->g.extended_l2;
-
-	if (e.kind == FORMAT_CLUSTER_COMPRESSED) {
-		*raw &= ~LAYOUT_ENTRY_COPIED;
-		*bitmap = 0;
-		return;
-	}
-	*raw &= ~(LAYOUT_L2_RESERVED_MASK | (extended ? LAYOUT_ENTRY_ZERO : 0));
-	if (!(e.faults & FORMAT_FAULT_UNALIGNED) || (extended && e.alloc_bitmap != 0) ||
-	    (!extended && e.kind == FORMAT_CLUSTER_NORMAL))
-		return;
-	/* Without data: it reads the same without its cluster. */
-	*raw = extended ? 0 : LAYOUT_ENTRY_ZERO;
-}
-
-static int mend_l2_entry(struct check_run *run, bool faults, const struct run_l2 *l2, uint64_t *raw,
-			 uint64_t *bitmap, struct qcow2_error *err)
-{
-	struct format_l2_entry e;
-	bool copied = true;
+	uint64_t old = *raw;
 	int ret = 0;
 
+	if (e.kind == FORMAT_CLUSTER_COMPRESSED)
+		return mend_compressed(run, at, &e, raw, bitmap);
+	*raw &= ~(LAYOUT_L2_RESERVED_MASK | (extended ? LAYOUT_ENTRY_ZERO : 0));
+	if (*raw != old)
+		ret = tell_entry(run, CHECK_L2_RESERVED, at, e.host_off, old, 0);
+	if (ret != 0 || !(e.faults & FORMAT_FAULT_UNALIGNED) || (extended && e.alloc_bitmap != 0) ||
+	    (!extended && e.kind == FORMAT_CLUSTER_NORMAL))
+		return ret;
+	/* Without data: it reads the same without its cluster. */
+	*raw = extended ? 0 : LAYOUT_ENTRY_ZERO;
+	return tell_entry(run, CHECK_ZERO_UNALIGNED, at, e.host_off, old, 0);
+}
+
+static int mend_l2_entry(struct check_run *run, bool faults, const struct run_l2 *l2, uint64_t i,
+			 uint64_t *raw, uint64_t *bitmap, struct qcow2_error *err)
+{
+	const struct format_geometry *g = &run->g;
+	struct mended at = {l2->host_off + i * g->l2_entry_len, i, QCOW2_NO_OFFSET};
+	struct format_l2_entry e;
+	uint64_t count = 1; /* in a data file every cluster is its owner's alone */
+	int ret = 0;
+
+	if (l2->active_refs > 0)
+		at.guest_off = (((uint64_t)l2->l1_index << g->l2_bits) + i) << g->cluster_bits;
 	if (faults)
-		mend_faults(run, raw, bitmap);
-	e = format_l2_decode(&run->g, *raw, *bitmap);
+		ret = mend_faults(run, &at, raw, bitmap);
+	if (ret != 0)
+		return ret;
+	e = format_l2_decode(g, *raw, *bitmap);
 	if (l2->active_refs == 0 || !e.has_host_off || e.kind == FORMAT_CLUSTER_COMPRESSED ||
 	    (e.faults & FORMAT_FAULT_UNALIGNED))
 		return 0;
-	if (!run->g.data_file)
-		ret = right_copied(run, e.host_off, e.copied, &copied, err);
-	if (ret == 0)
-		*raw = with_copied(*raw, copied);
-	return ret;
+	if (!g->data_file)
+		ret = check_stored_get(run, e.host_off >> g->cluster_bits, &count, err);
+	return ret == 0 ? mend_copied(run, CHECK_L2_COPIED, &at, e.host_off, count, raw) : ret;
 }
 
 /* While something is damaged, a table with faults in it may be anything. */
@@ -239,7 +332,7 @@ static int mend_l2_table(struct check_run *run, bool faults, const struct run_l2
 		uint64_t bitmap = g->extended_l2 ? load_be64(p + LAYOUT_L2_ENTRY_LEN) : 0;
 		uint64_t old_bitmap = bitmap;
 
-		ret = mend_l2_entry(run, faults, l2, &raw, &bitmap, err);
+		ret = mend_l2_entry(run, faults, l2, i / g->l2_entry_len, &raw, &bitmap, err);
 		if (ret != 0)
 			return ret;
 		if (raw == old && bitmap == old_bitmap)
@@ -250,9 +343,11 @@ static int mend_l2_table(struct check_run *run, bool faults, const struct run_l2
 		first = first < i ? first : i;
 		end = i + g->l2_entry_len;
 	}
-	return first < end ? storage_write(run->file, run->cluster + first, end - first,
-					   l2->host_off + first, err)
-			   : 0;
+	if (first >= end)
+		return 0;
+	run->changed = true;
+	return storage_write(run->file, run->cluster + first, end - first, l2->host_off + first,
+			     err);
 }
 
 int check_repair_entries(struct check_run *run, bool faults, struct qcow2_error *err)

@@ -65,6 +65,11 @@ struct check_run {
 	bool reftable_usable;
 	struct run_stored_slice *slices;
 
+	uint64_t copied_wrong;	    /* wrong COPIED flags that nobody was told of yet */
+	uint64_t copied_mended;	    /* put right */
+	bool changed;		    /* the image was written to */
+	struct check_report mended; /* counts that the caller is to be told of; or no clusters */
+
 	bool needs_rebuild;
 	uint64_t snapshots_len;	    /* of the snapshot table, without padding at its end */
 	uint64_t new_snapshots_off; /* 0: the table stays */
@@ -84,6 +89,10 @@ struct check_report check_blank(enum check_finding finding);
 uint64_t check_cluster_off(const struct check_run *run, uint64_t cluster_idx);
 /* Counts a finding and tells the caller of it. Nonzero ends the check. */
 int check_found(struct check_run *run, const struct check_report *r);
+/* Tells the caller what a repair did, or leaves. */
+int check_told(struct check_run *run, const struct check_report *r);
+/* After so many of the tables. */
+int check_tick(struct check_run *run, uint64_t ntables);
 
 /* ---- read.c: reading a stranger's tables ---- */
 
@@ -161,6 +170,11 @@ bool check_has_block(const struct check_run *run, uint64_t cluster_idx);
 /* ---- overlap.c ---- */
 
 int check_overlaps(struct check_run *run);
+
+/* ---- copied.c ---- */
+
+/* Reports the COPIED flags that are wrong by the counts as they are stored now. */
+int check_copied(struct check_run *run, struct qcow2_error *err);
 
 /* ---- compare.c ---- */
 

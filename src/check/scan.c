@@ -3,7 +3,8 @@
  * L1 and L2 tables, active and of snapshots: every reference in them is counted, every entry
  * looked at. L1 tables come first, all of them; that gives the L2 tables and how often each is
  * there; then every L2 table is read once. With that COPIED flags (of active tables only) are held
- * against the refcounts as they are stored.
+ * against the refcounts as they are stored; those that are wrong are only counted here: what to say
+ * of them depends on what becomes of the counts.
  *
  * An entry that several tables share is reported once.
  */
@@ -53,6 +54,7 @@ int check_count_table(struct check_run *run, uint64_t host_off, uint64_t len_byt
 		struct check_report r = check_blank(past_end);
 
 		r.host_off = host_off;
+		r.len_bytes = len_bytes;
 		ret = check_found(run, &r);
 		if (ret != 0 || host_off >= run->file_size)
 			return ret;
@@ -96,8 +98,8 @@ static int add_l2(struct check_run *run, const struct run_l2 *l2, struct qcow2_e
 	return 0;
 }
 
-static int report_entry(struct check_run *run, enum check_finding finding, uint64_t host_off,
-			uint64_t guest_off, uint64_t entry_off, uint64_t raw)
+static int report_l1(struct check_run *run, enum check_finding finding, uint64_t host_off,
+		     uint64_t guest_off, uint64_t entry_off, uint64_t raw)
 {
 	struct check_report r = check_blank(finding);
 
@@ -105,17 +107,18 @@ static int report_entry(struct check_run *run, enum check_finding finding, uint6
 	r.guest_off = guest_off;
 	r.entry_off = entry_off;
 	r.stored = raw;
+	r.len_bytes = run->g.cluster_size;
 	return check_found(run, &r);
 }
 
-static int check_l1_copied(struct check_run *run, const struct format_l1_entry *e, uint64_t raw,
-			   uint64_t guest_off, uint64_t entry_off, struct qcow2_error *err)
+static int check_l1_copied(struct check_run *run, const struct format_l1_entry *e,
+			   struct qcow2_error *err)
 {
 	uint64_t count;
 	int ret = check_stored_get(run, e->l2_off >> run->g.cluster_bits, &count, err);
 
 	if (ret == 0 && e->copied != (count == 1))
-		ret = report_entry(run, CHECK_L1_COPIED, e->l2_off, guest_off, entry_off, raw);
+		run->copied_wrong++;
 	return ret;
 }
 
@@ -133,17 +136,17 @@ static int scan_l1_entry(struct check_run *run, const struct l1_view *view, uint
 		guest_off = (uint64_t)l2.l1_index << (run->g.cluster_bits + run->g.l2_bits);
 	}
 	if (e.faults & FORMAT_FAULT_RESERVED)
-		ret = report_entry(run, CHECK_L1_RESERVED, e.l2_off, guest_off, entry_off, raw);
+		ret = report_l1(run, CHECK_L1_RESERVED, e.l2_off, guest_off, entry_off, raw);
 	if (ret != 0 || e.l2_off == 0)
 		return ret;
 	if (e.faults & FORMAT_FAULT_UNALIGNED)
-		return report_entry(run, CHECK_L1_UNALIGNED, e.l2_off, guest_off, entry_off, raw);
+		return report_l1(run, CHECK_L1_UNALIGNED, e.l2_off, guest_off, entry_off, raw);
 	if (view->active)
-		ret = check_l1_copied(run, &e, raw, guest_off, entry_off, err);
+		ret = check_l1_copied(run, &e, err);
 	if (ret != 0)
 		return ret;
 	if (check_past_end(run, e.l2_off, run->g.cluster_size))
-		return report_entry(run, CHECK_L2_PAST_END, e.l2_off, guest_off, entry_off, raw);
+		return report_l1(run, CHECK_L2_PAST_END, e.l2_off, guest_off, entry_off, raw);
 	ret = check_count_cluster(run, e.l2_off, view->refs, err);
 	return ret != 0 ? ret : add_l2(run, &l2, err);
 }
@@ -230,7 +233,16 @@ struct l2_view {
 static int report_l2(struct check_run *run, enum check_finding finding, const struct l2_view *v,
 		     const struct format_l2_entry *e)
 {
-	return report_entry(run, finding, e->host_off, v->guest_off, v->entry_off, v->raw);
+	struct check_report r = check_blank(finding);
+
+	r.host_off = e->host_off;
+	r.guest_off = v->guest_off;
+	r.entry_off = v->entry_off;
+	r.index = (v->entry_off - v->table->host_off) / run->g.l2_entry_len;
+	r.stored = v->raw;
+	r.len_bytes =
+		e->kind == FORMAT_CLUSTER_COMPRESSED ? e->compressed_len : run->g.cluster_size;
+	return check_found(run, &r);
 }
 
 static int scan_compressed(struct check_run *run, const struct l2_view *v,
@@ -269,11 +281,8 @@ static int scan_host_cluster(struct check_run *run, const struct l2_view *v,
 		if (ret != 0)
 			return ret;
 	}
-	if (v->table->active_refs > 0 && e->copied != (count == 1)) {
-		ret = report_l2(run, CHECK_L2_COPIED, v, e);
-		if (ret != 0)
-			return ret;
-	}
+	if (v->table->active_refs > 0 && e->copied != (count == 1))
+		run->copied_wrong++;
 	if (run->g.data_file)
 		return 0;
 	if (check_past_end(run, e->host_off, run->g.cluster_size))
@@ -375,7 +384,10 @@ int check_scan_l2(struct check_run *run, struct qcow2_error *err)
 {
 	int ret = 0;
 
-	for (uint64_t i = 0; ret == 0 && i < run->nl2; i++)
+	for (uint64_t i = 0; ret == 0 && i < run->nl2; i++) {
 		ret = scan_l2_table(run, &run->l2[i], err);
+		if (ret == 0)
+			ret = check_tick(run, i + 1);
+	}
 	return ret;
 }

@@ -70,6 +70,7 @@ int check_snapshots_write(struct check_run *run, struct qcow2_error *err)
 	n = div_ceil(end, run->g.cluster_size);
 	idx = counts_find_free(&run->counts, 0, n);
 	run->new_snapshots_off = idx << run->g.cluster_bits;
+	run->changed = true;
 	run->new_snapshots_len = end;
 	ret = copy_records(run, buf, run->new_snapshots_off, &end, err);
 	if (ret != 0)

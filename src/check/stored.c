@@ -18,6 +18,8 @@ static int report_reftable(struct check_run *run, enum check_finding finding, ui
 
 	r.host_off = host_off;
 	r.entry_off = entry_off;
+	if (entry_off != QCOW2_NO_OFFSET)
+		r.index = (entry_off - run->header.reftable_off) / LAYOUT_REFTABLE_ENTRY_LEN;
 	r.stored = raw;
 	run->needs_rebuild = true;
 	return check_found(run, &r);
@@ -125,11 +127,12 @@ int check_stored_count(struct check_run *run, struct qcow2_error *err)
 }
 
 static int report_shared(struct check_run *run, enum check_finding finding, uint64_t cluster_idx,
-			 uint64_t count)
+			 uint64_t index, uint64_t count)
 {
 	struct check_report r = check_blank(finding);
 
 	r.host_off = cluster_idx << run->g.cluster_bits;
+	r.index = index;
 	r.stored = 1;
 	r.computed = count;
 	run->needs_rebuild = true;
@@ -144,7 +147,7 @@ int check_stored_overlaps(struct check_run *run)
 	for (uint64_t i = 0; ret == 0 && i < check_reftable_clusters(run); i++) {
 		count = counts_get(&run->counts, first + i);
 		if (count != 1)
-			ret = report_shared(run, CHECK_REFTABLE_SHARED, first + i, count);
+			ret = report_shared(run, CHECK_REFTABLE_SHARED, first + i, i, count);
 	}
 	for (uint64_t i = 0; ret == 0 && i < run->nrefblocks; i++) {
 		uint64_t idx = run->refblocks[i] >> run->g.cluster_bits;
@@ -153,7 +156,7 @@ int check_stored_overlaps(struct check_run *run)
 			continue;
 		count = counts_get(&run->counts, idx);
 		if (count != 1)
-			ret = report_shared(run, CHECK_REFBLOCK_SHARED, idx, count);
+			ret = report_shared(run, CHECK_REFBLOCK_SHARED, idx, i, count);
 	}
 	return ret;
 }

@@ -19,6 +19,8 @@ static int report(void *opaque, const struct check_report *r)
 	unsigned *lines = opaque;
 	char text[256];
 
+	if (r->repaired || r->kept)
+		return 0;
 	(r->after_repair ? left_by_finding : by_finding)[r->finding] += r->nclusters;
 	if ((*lines)++ < LINES_MAX)
 		fprintf(stderr, "%s%s: %s\n", r->after_repair ? "left: " : "",
