@@ -673,6 +673,94 @@ int qcow2_compare(struct qcow2_image *a, struct qcow2_image *b, unsigned flags,
 		  const struct qcow2_progress *progress, struct qcow2_compare_result *result,
 		  struct qcow2_error *err);
 
+/* ---- check and repair ---------------------------------------------------------------------- */
+
+enum qcow2_check_severity {
+	QCOW2_CHECK_ERROR,  /* the image is corrupt: data are lost, or the next write may lose some
+			     */
+	QCOW2_CHECK_LEAK,   /* space that is taken and not used */
+	QCOW2_CHECK_FAILED, /* a part of the image couldn't be examined */
+	QCOW2_CHECK_NOTE,   /* nothing wrong by itself */
+};
+
+enum qcow2_check_phase {
+	QCOW2_CHECK_FOUND,
+	QCOW2_CHECK_REPAIRED, /* has just been put right */
+	QCOW2_CHECK_KEPT,     /* was found before; the repair passes it by */
+	QCOW2_CHECK_LEFT,     /* found when the image was examined again after a repair */
+};
+
+/* One finding. Members that don't fit it hold QCOW2_NO_OFFSET, counts 0. */
+struct qcow2_check_finding {
+	const char *code; /* one word for programs: "leak", "refcount-low", "l2-shared", ... */
+	enum qcow2_check_severity severity;
+	enum qcow2_check_phase phase;
+	const char *sentence; /* says all of what follows; no full stop */
+	uint64_t guest_off;
+	uint64_t host_off;	/* of the cluster or table that it is about */
+	uint64_t entry_off;	/* in the image file: of the entry that is wrong */
+	uint64_t entry_index;	/* in its table; of a refcount block, in the refcount table */
+	uint64_t stored;	/* the refcount, or the entry as it is stored */
+	uint64_t computed;	/* the references that there are; of a COPIED flag: the refcount */
+	uint64_t nclusters;	/* so many from host_off on have the same, at least 1 */
+	uint64_t len_bytes;	/* of what passes the end of the file */
+	uint64_t cluster_bytes; /* of the image */
+};
+
+#define QCOW2_REPAIR_NONE 0u
+#define QCOW2_REPAIR_LEAKS 1u /* refcounts that are too high, and flags if nothing else is wrong   \
+			       */
+#define QCOW2_REPAIR_ALL 2u
+
+struct qcow2_check_options {
+	size_t struct_size;
+	unsigned flags;	    /* QCOW2_OPEN_FORCE_SHARE (without repair), _NO_LOCK, _DIRECT */
+	unsigned repair;    /* QCOW2_REPAIR_* */
+	const char *format; /* as in qcow2_open_options */
+	/*
+	 * Told of every finding, in the calling thread; there may be billions. A nonzero return
+	 * ends the check, and the repair where it is: -ECANCELED. The finding belongs to the call.
+	 */
+	int (*finding)(void *opaque, const struct qcow2_check_finding *finding);
+	void *opaque;
+	struct qcow2_progress progress; /* of reading metadata; a repair reads them a second time */
+};
+#define QCOW2_CHECK_OPTIONS_INIT                                                                   \
+	{                                                                                          \
+		QCOW2_MEMBER(struct_size) sizeof(struct qcow2_check_options)                       \
+	}
+
+/* After a repair that changed something: what the second examination found. */
+struct qcow2_check_result {
+	const char *format; /* "qcow2", "raw"; NULL if it isn't known */
+	uint64_t corruptions, leaks, check_errors;
+	uint64_t corruptions_fixed, leaks_fixed;
+	uint64_t image_end_off; /* behind the last cluster that is in use */
+	/* of the active disk; fragmented: doesn't follow the one before it in the file */
+	uint64_t total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+};
+
+/*
+ * Examines the metadata of the image at path, and repairs on demand. The image alone: neither
+ * backing nor data file is opened, no data cluster is read. 0 when the examination was completed,
+ * whatever it found: see *result. Memory grows with the clusters in use, about a byte for each, not
+ * with the size of the disk.
+ *
+ * A repair never gives up what it can't make sense of: while damage may hide references nothing is
+ * freed. Cut off at any point it leaves an image that the same repair can finish. Where refcounts
+ * are so damaged that all must be written anew QCOW2_REPAIR_LEAKS changes nothing, and counts a
+ * check error.
+ *
+ * The lock is that of a reader, with repair that of a writer. -ENOTSUP for raw images, which have
+ * no metadata (result->format tells), and for unknown features; -EINVAL for a header that can't be
+ * worked with; -EAGAIN when the image is in use; -EIO. *result then holds what was found so far.
+ */
+int qcow2_check(const char *path, const struct qcow2_check_options *options,
+		struct qcow2_check_result *result, struct qcow2_error *err);
+/* The same on a store of the caller's, which stays the caller's. No lock is taken. */
+int qcow2_check_storage(struct qcow2_storage storage, const struct qcow2_check_options *options,
+			struct qcow2_check_result *result, struct qcow2_error *err);
+
 #if defined(__GNUC__)
 #pragma GCC visibility pop
 #endif

@@ -19,10 +19,11 @@ struct verb {
 };
 
 static const struct verb verbs[] = {
-	{&create_command, verb_create},	  {&info_command, verb_info},
-	{&map_command, verb_map},	  {&convert_command, verb_convert},
-	{&compare_command, verb_compare}, {&dump_command, verb_dump},
-	{&io_command, verb_io},		  {&snapshot_command, verb_snapshot},
+	{&create_command, verb_create},	    {&info_command, verb_info},
+	{&map_command, verb_map},	    {&convert_command, verb_convert},
+	{&compare_command, verb_compare},   {&check_command, verb_check},
+	{&dump_command, verb_dump},	    {&io_command, verb_io},
+	{&snapshot_command, verb_snapshot},
 };
 #define NVERBS (sizeof(verbs) / sizeof(verbs[0]))
 
@@ -38,7 +39,7 @@ static void print_help(FILE *f)
 	size_t i;
 
 	fputs("Usage: qcow2 VERB [OPTION]... ARGUMENT...\n"
-	      "Reads, makes and converts disk images in the qcow2 format.\n\n",
+	      "Reads, makes, converts and checks disk images in the qcow2 format.\n\n",
 	      f);
 	for (i = 0; i < NVERBS; i++)
 		fprintf(f, "  %-10s%s\n", verbs[i].command->name, verbs[i].command->summary);

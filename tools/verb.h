@@ -6,6 +6,7 @@
 #include "cli/args.h"
 
 /* argv[0] is the verb's name. Returns the exit code. */
+int verb_check(int argc, char **argv);
 int verb_compare(int argc, char **argv);
 int verb_convert(int argc, char **argv);
 int verb_create(int argc, char **argv);
@@ -15,6 +16,7 @@ int verb_io(int argc, char **argv);
 int verb_map(int argc, char **argv);
 int verb_snapshot(int argc, char **argv);
 
+extern const struct cli_command check_command;
 extern const struct cli_command compare_command;
 extern const struct cli_command convert_command;
 extern const struct cli_command create_command;

@@ -146,6 +146,12 @@ int image_find_hole(struct disk *disk, struct disk_run *run, bool *is_hole,
 
 /* STORAGE_FILE_* for QCOW2_OPEN_*. */
 unsigned image_storage_flags(unsigned open_flags);
+/* Takes the locks for QCOW2_OPEN_* flags on a file of that format. */
+int image_take_lock(struct qcow2_storage store, const char *format, unsigned flags,
+		    struct qcow2_error *err);
+/* Finds the format: a given one is believed, an unknown one is looked up in the first bytes. */
+int image_settle_format(struct qcow2_storage store, const char *given, const char **format,
+			unsigned flags, struct qcow2_error *err);
 
 /* The policy that follows any local file: what a tool uses. */
 extern const struct qcow2_policy image_policy_local;

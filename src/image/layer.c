@@ -116,8 +116,8 @@ int image_find_hole(struct disk *disk, struct disk_run *run, bool *is_hole, stru
 /* ---- opening ---- */
 
 /* The locks of section 25.3 of the reference. */
-static int take_lock(struct qcow2_storage store, const char *format, unsigned flags,
-		     struct qcow2_error *err)
+int image_take_lock(struct qcow2_storage store, const char *format, unsigned flags,
+		    struct qcow2_error *err)
 {
 	unsigned use = QCOW2_LOCK_READ;
 	unsigned forbid = QCOW2_LOCK_WRITE | QCOW2_LOCK_RESIZE;
@@ -136,8 +136,8 @@ static int take_lock(struct qcow2_storage store, const char *format, unsigned fl
 }
 
 /* Finds the format: a given one is believed, an unknown one is looked up in the first bytes. */
-static int settle_format(struct qcow2_storage store, const char *given, const char **format,
-			 unsigned flags, struct qcow2_error *err)
+int image_settle_format(struct qcow2_storage store, const char *given, const char **format,
+			unsigned flags, struct qcow2_error *err)
 {
 	int ret;
 
@@ -155,7 +155,7 @@ static int settle_format(struct qcow2_storage store, const char *given, const ch
 		return 0;
 	}
 	/* share everything while looking, but respect who forbids reading */
-	ret = take_lock(store, "raw", flags, err);
+	ret = image_take_lock(store, "raw", flags, err);
 	return ret < 0 ? ret : disk_probe(store, format, err);
 }
 
@@ -316,9 +316,9 @@ int image_open_layer(struct qcow2_image **image, struct qcow2_storage store, con
 	i->warn = options->warn;
 	i->opaque = options->opaque;
 	i->store = store;
-	ret = settle_format(store, format, &i->format, options->flags, err);
+	ret = image_settle_format(store, format, &i->format, options->flags, err);
 	if (ret == 0)
-		ret = take_lock(store, i->format, options->flags, err);
+		ret = image_take_lock(store, i->format, options->flags, err);
 	if (ret < 0)
 		storage_close(&i->store);
 	else

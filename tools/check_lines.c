@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "check_lines.h"
+
+#define LINE_SIZE 512
+#define RUN_MAX 1000000 /* so many clusters in a row have a line each */
+
+/*
+ * The words of qemu-img. @P is "ERROR" or "Repairing", @k the number of the host cluster, @r the
+ * stored and @c the computed count, @s the stored entry, @h the host offset, @l a length (all three
+ * in hexadecimal), @i the index of the entry.
+ */
+static const struct {
+	const char *code, *words;
+} phrases[] = {
+	{"refcount-low", "@P cluster @k refcount=@r reference=@c"},
+	{"refcount-zero", "@P cluster @k refcount=@r reference=@c"},
+	{"refcount-overflow", "ERROR: overflow cluster offset=0x@h"},
+	{"l1-reserved", "ERROR found L1 entry with reserved bits set: @s"},
+	{"l1-unaligned", "ERROR l2_offset=@h: Table is not cluster aligned; L1 entry corrupted"},
+	{"l1-copied", "@P OFLAG_COPIED L2 cluster: l1_index=@i l1_entry=@s refcount=@c"},
+	{"l2-reserved", "ERROR found l2 entry with reserved bits set: @s"},
+	{"l2-copied", "@P OFLAG_COPIED data cluster: l2_entry=@s refcount=@c"},
+	{"compressed-copied",
+	 "ERROR: coffset=0x@h: copied flag must never be set for compressed clusters"},
+	{"compressed-data-file", "ERROR compressed cluster @i with data file, entry=0x@s"},
+	{"compressed-bitmap", "ERROR compressed cluster @i with non-zero subcluster allocation "
+			      "bitmap, entry=0x@s"},
+	{"subcluster-both",
+	 "ERROR offset=@h: Allocated cluster has corrupted subcluster allocation bitmap"},
+	{"subcluster-unallocated",
+	 "ERROR: Unallocated cluster has non-zero subcluster allocation map"},
+	{"zero-unaligned",
+	 "@P offset=@h: Preallocated cluster is not properly aligned; L2 entry corrupted."},
+	{"data-unaligned",
+	 "@P offset=@h: Data cluster is not properly aligned; L2 entry corrupted."},
+	{"data-past-end", "ERROR: counting reference for region exceeding the end of the file by "
+			  "one cluster or more: offset 0x@h size 0x@l"},
+	{"l2-past-end", "ERROR: counting reference for region exceeding the end of the file by "
+			"one cluster or more: offset 0x@h size 0x@l"},
+	{"table-past-end", "ERROR: counting reference for region exceeding the end of the file by "
+			   "one cluster or more: offset 0x@h size 0x@l"},
+	{"reftable-reserved", "ERROR refcount table entry @i has reserved bits set"},
+	{"reftable-unaligned", "ERROR refcount block @i is not cluster aligned; refcount table "
+			       "entry corrupted"},
+	{"refblock-past-end", "ERROR refcount block @i is outside image"},
+	{"refblock-shared", "ERROR refcount block @i refcount=@c"},
+};
+
+static const char *words_for(const struct qcow2_check_finding *f)
+{
+	bool repaired = f->phase == QCOW2_CHECK_REPAIRED;
+
+	if (strcmp(f->code, "leak") == 0)
+		return repaired ? "Repairing cluster @k refcount=@r reference=@c"
+				: "Leaked cluster @k refcount=@r reference=@c";
+	if (strcmp(f->code, "needs-rebuild") == 0)
+		return repaired ? "Rebuilding refcount structure"
+				: "ERROR need to rebuild refcount structures";
+	for (size_t i = 0; i < sizeof(phrases) / sizeof(phrases[0]); i++)
+		if (strcmp(phrases[i].code, f->code) == 0)
+			return repaired && phrases[i].words[0] != '@' ? NULL : phrases[i].words;
+	return NULL;
+}
+
+/* Writes the value that a letter stands for. nth: of the clusters in a row. */
+static int put_value(char *buf, size_t size, char letter, const struct qcow2_check_finding *f,
+		     uint64_t nth)
+{
+	switch (letter) {
+	case 'P':
+		return snprintf(buf, size, "%s",
+				f->phase == QCOW2_CHECK_REPAIRED ? "Repairing" : "ERROR");
+	case 'k':
+		return snprintf(buf, size, "%" PRIu64, f->host_off / f->cluster_bytes + nth);
+	case 'h':
+		return snprintf(buf, size, "%" PRIx64, f->host_off + nth * f->cluster_bytes);
+	case 'r':
+		return snprintf(buf, size, "%" PRIu64, f->stored);
+	case 's':
+		return snprintf(buf, size, "%" PRIx64, f->stored);
+	case 'c':
+		return snprintf(buf, size, "%" PRIu64, f->computed);
+	case 'i':
+		return snprintf(buf, size, "%" PRIu64, f->entry_index);
+	default:
+		return snprintf(buf, size, "%" PRIx64, f->len_bytes);
+	}
+}
+
+static void put_words(const char *words, const struct qcow2_check_finding *f, uint64_t nth)
+{
+	char line[LINE_SIZE];
+	size_t len = 0;
+
+	for (; *words && len + 24 < sizeof(line); words++) {
+		if (*words == '@')
+			len += (size_t)put_value(line + len, sizeof(line) - len, *++words, f, nth);
+		else
+			line[len++] = *words;
+	}
+	line[len++] = '\n';
+	fwrite(line, 1, len, stderr);
+}
+
+static void put_sentence(const struct qcow2_check_finding *f)
+{
+	const char *start = "ERROR";
+
+	if (f->phase == QCOW2_CHECK_REPAIRED)
+		start = "Repairing";
+	else if (f->severity == QCOW2_CHECK_LEAK)
+		start = "Leak:";
+	fprintf(stderr, "%s %s\n", start, f->sentence);
+}
+
+int check_lines_put(void *opaque, const struct qcow2_check_finding *f)
+{
+	struct check_lines *lines = opaque;
+	const char *words = words_for(f);
+	bool found = f->phase != QCOW2_CHECK_REPAIRED;
+
+	if (found && strcmp(f->code, "needs-rebuild") == 0)
+		lines->needs_rebuild = true;
+	/* That the image is marked says nothing about what is in it. */
+	if (f->severity == QCOW2_CHECK_NOTE)
+		return 0;
+	cli_progress_clear(lines->progress);
+	if (!words || f->nclusters > RUN_MAX)
+		put_sentence(f);
+	else
+		for (uint64_t i = 0; i < f->nclusters; i++)
+			put_words(words, f, i);
+	return ferror(stderr) ? -EIO : 0;
+}

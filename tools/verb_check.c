@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * qcow2 check: is an image sound, and can it be made so? Findings go to standard error, a line
+ * each, the summary to standard output, both as qemu-img has them; what that doesn't know is told
+ * by the library's own sentence in the same style.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check_lines.h"
+#include "cli/diag.h"
+#include "cli/out.h"
+#include "cli/progress.h"
+#include "image.h"
+#include "verb.h"
+
+enum { CHECK_CLEAN, CHECK_INCOMPLETE, CHECK_CORRUPT, CHECK_LEAKS, CHECK_UNSUPPORTED = 63 };
+
+struct check_args {
+	const char *format;
+	const char *filename;
+	int repair, output;
+	bool force_share, quiet, progress;
+};
+
+static const char *const repairs[] = {"leaks", "all", NULL};
+
+static const struct cli_option check_options[] = {
+	{'f', "format", CLI_STRING, offsetof(struct check_args, format), "FMT",
+	 "format: qcow2 (default: look)", NULL},
+	{'r', "repair", CLI_CHOICE, offsetof(struct check_args, repair), "leaks|all",
+	 "repair; leaks: give lost space back only", repairs},
+	{0, "output", CLI_CHOICE, offsetof(struct check_args, output), "human|json",
+	 "how to print the summary", tool_outputs},
+	{'U', "force-share", CLI_FLAG, offsetof(struct check_args, force_share), NULL,
+	 "check even while another program writes", NULL},
+	{'p', "progress", CLI_FLAG, offsetof(struct check_args, progress), NULL,
+	 "show the progress in percent", NULL},
+	{'q', "quiet", CLI_FLAG, offsetof(struct check_args, quiet), NULL,
+	 "say nothing but findings and errors", NULL},
+	CLI_END,
+};
+
+const struct cli_command check_command = {
+	.name = "check",
+	.operands = "FILE",
+	.summary = "Examines an image and repairs it.",
+	.options = check_options,
+	.notes = "\nA repair that is cut off can be run again.\n"
+		 "Exit code: 0 sound, 1 couldn't be checked, 2 corrupt, 3 leaks only,\n"
+		 "63 a format without a check.",
+	.failure_status = CHECK_INCOMPLETE,
+};
+
+static bool was_repaired(const struct qcow2_check_result *r)
+{
+	return r->corruptions_fixed > 0 || r->leaks_fixed > 0;
+}
+
+static double percent(uint64_t part, uint64_t whole)
+{
+	return (double)part * 100.0 / (double)whole;
+}
+
+static void print_human(const struct qcow2_check_result *r)
+{
+	if (was_repaired(r))
+		printf("The following inconsistencies were found and repaired:\n\n"
+		       "    %" PRIu64 " leaked clusters\n    %" PRIu64 " corruptions\n\n"
+		       "Double checking the fixed image now...\n",
+		       r->leaks_fixed, r->corruptions_fixed);
+	if (r->corruptions == 0 && r->leaks == 0 && r->check_errors == 0)
+		puts("No errors were found on the image.");
+	if (r->corruptions > 0)
+		printf("\n%" PRIu64 " errors were found on the image.\n"
+		       "Data may be corrupted, or further writes to the image may corrupt it.\n",
+		       r->corruptions);
+	if (r->leaks > 0)
+		printf("\n%" PRIu64 " leaked clusters were found on the image.\n"
+		       "This means waste of disk space, but no harm to data.\n",
+		       r->leaks);
+	if (r->check_errors > 0)
+		printf("\n%" PRIu64 " internal errors have occurred during the check.\n",
+		       r->check_errors);
+	if (r->allocated_clusters > 0 && r->total_clusters > 0)
+		printf("%" PRIu64 "/%" PRIu64 " = %0.2f%% allocated, %0.2f%% fragmented, "
+		       "%0.2f%% compressed clusters\n",
+		       r->allocated_clusters, r->total_clusters,
+		       percent(r->allocated_clusters, r->total_clusters),
+		       percent(r->fragmented_clusters, r->allocated_clusters),
+		       percent(r->compressed_clusters, r->allocated_clusters));
+	if (r->image_end_off > 0)
+		printf("Image end offset: %" PRIu64 "\n", r->image_end_off);
+}
+
+/* The order of qemu-img, which leaves out what is 0. */
+static void print_json(const struct qcow2_check_result *r, const char *filename)
+{
+	const struct {
+		const char *key;
+		uint64_t value;
+		bool always;
+	} rows[] = {
+		{"image-end-offset", r->image_end_off, false},
+		{"compressed-clusters", r->compressed_clusters, false},
+		{"total-clusters", r->total_clusters, false},
+		{"corruptions", r->corruptions, false},
+		{"corruptions-fixed", r->corruptions_fixed, false},
+		{"check-errors", r->check_errors, true},
+		{"leaks", r->leaks, false},
+		{"leaks-fixed", r->leaks_fixed, false},
+		{"allocated-clusters", r->allocated_clusters, false},
+	};
+	struct cli_out out;
+
+	cli_out_init(&out, stdout, true);
+	cli_out_open(&out, NULL, '{');
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		if (rows[i].always || rows[i].value > 0)
+			cli_out_u64(&out, rows[i].key, rows[i].value);
+	cli_out_string(&out, "filename", filename);
+	cli_out_string(&out, "format", r->format);
+	if (r->fragmented_clusters > 0)
+		cli_out_u64(&out, "fragmented-clusters", r->fragmented_clusters);
+	cli_out_close(&out);
+}
+
+static int exit_code(const struct qcow2_check_result *r)
+{
+	if (r->check_errors > 0)
+		return CHECK_INCOMPLETE;
+	if (r->corruptions > 0)
+		return CHECK_CORRUPT;
+	return r->leaks > 0 ? CHECK_LEAKS : CHECK_CLEAN;
+}
+
+static int failed(const struct qcow2_check_result *r, int rc, const struct qcow2_error *err,
+		  const struct check_args *args)
+{
+	if (rc == -ENOTSUP && r->format && strcmp(r->format, "qcow2") != 0) {
+		tool_explain(err, NULL);
+		return CHECK_UNSUPPORTED;
+	}
+	tool_explain(err, rc == -EAGAIN && args->repair < 0 && !args->force_share
+				  ? "-U checks it all the same"
+				  : NULL);
+	return CHECK_INCOMPLETE;
+}
+
+static int check(const struct check_args *args)
+{
+	struct qcow2_check_options options = QCOW2_CHECK_OPTIONS_INIT;
+	struct qcow2_check_result result = {0};
+	struct qcow2_error err = {0};
+	struct cli_progress shown;
+	struct check_lines lines = {.progress = &shown};
+	int rc;
+
+	options.flags = args->force_share ? QCOW2_OPEN_FORCE_SHARE : 0;
+	options.repair = (unsigned)(args->repair + 1);
+	options.format = args->format;
+	options.finding = check_lines_put;
+	options.opaque = &lines;
+	options.progress.tick = cli_progress_tick;
+	options.progress.opaque = &shown;
+	cli_progress_begin(&shown, args->progress, args->quiet);
+	rc = qcow2_check(args->filename, &options, &result, &err);
+	cli_progress_end(&shown, rc == 0);
+	if (rc < 0)
+		return failed(&result, rc, &err, args);
+	if (lines.needs_rebuild) {
+		cli_error("the refcounts have to be written anew first (-r all does that); "
+			  "nothing was changed");
+		return CHECK_INCOMPLETE;
+	}
+	if (args->output == TOOL_OUTPUT_JSON)
+		print_json(&result, args->filename);
+	else if (!args->quiet)
+		print_human(&result);
+	if (result.check_errors > 0)
+		cli_error("the check couldn't be completed");
+	return exit_code(&result);
+}
+
+int verb_check(int argc, char **argv)
+{
+	struct check_args args = {.repair = -1};
+	int status, first = cli_parse(&check_command, argc, argv, &args, &status);
+
+	if (first < 0)
+		return status;
+	if (argc - first != 1)
+		return cli_usage("check", "expecting one image file");
+	if (!tool_known_format(args.format))
+		return CHECK_INCOMPLETE;
+	args.filename = argv[first];
+	return check(&args);
+}
