@@ -16,6 +16,7 @@
 #include "data/write.h"
 
 #define PIECES 64
+#define GAP_MAX (16u * 1024)   /* between two fills: reading it costs less than another read */
 #define ZEROS_LEN (64u * 1024) /* longer runs of zeros are left to the store */
 
 static const uint8_t zeros[ZEROS_LEN] __attribute__((aligned(4096)));
@@ -24,7 +25,8 @@ static const uint8_t zeros[ZEROS_LEN] __attribute__((aligned(4096)));
 struct fill {
 	uint64_t guest_off, len;
 	bool is_zero;
-	uint8_t *bytes; /* unless it is zero; owned */
+	uint8_t *bytes; /* unless it is zero; owned, or a part of what the other fill owns */
+	bool borrowed;
 };
 
 /* ---- how much has to be filled in ---- */
@@ -94,26 +96,54 @@ static int reads_as_zeros(struct data_writer *w, const struct fill *f, bool *is_
 	return 0;
 }
 
-static int load_fill(struct data_writer *w, struct fill *f, struct qcow2_error *err)
+/* What the guest would read there, with zeros behind the end of the disk; *bytes is the caller's.
+ */
+static int load(struct data_writer *w, uint64_t guest_off, uint64_t len, uint8_t **bytes,
+		struct qcow2_error *err)
 {
-	uint64_t in_disk;
+	uint64_t in_disk =
+		guest_off < w->m->size_bytes ? min_u64(len, w->m->size_bytes - guest_off) : 0;
 	struct iovec iov;
-	int ret;
 
-	if (f->len == 0)
-		return 0;
-	ret = reads_as_zeros(w, f, &f->is_zero, err);
-	if (ret < 0 || f->is_zero)
-		return ret;
 	storage_event(w->m->file, QCOW2_EVENT_COW_READ);
-	f->bytes = mem_aligned(4096, f->len);
-	if (!f->bytes)
+	*bytes = mem_aligned(4096, len);
+	if (!*bytes)
 		return error_errno(err, -ENOMEM, "can't copy the rest of a cluster");
-	in_disk = f->guest_off < w->m->size_bytes ? min_u64(f->len, w->m->size_bytes - f->guest_off)
-						  : 0;
-	memset(f->bytes + in_disk, 0, f->len - in_disk);
-	iov = (struct iovec){.iov_base = f->bytes, .iov_len = in_disk};
-	return data_read(w->layers, &iov, 1, f->guest_off, in_disk, err);
+	memset(*bytes + in_disk, 0, len - in_disk);
+	iov = (struct iovec){.iov_base = *bytes, .iov_len = in_disk};
+	return data_read(w->layers, &iov, 1, guest_off, in_disk, err);
+}
+
+/* Both fills, in one read if little lies between them. On failure they still have to be freed. */
+static int load_fills(struct data_writer *w, struct fill *head, struct fill *tail,
+		      struct qcow2_error *err)
+{
+	uint64_t gap = tail->guest_off - (head->guest_off + head->len);
+	int ret = reads_as_zeros(w, head, &head->is_zero, err);
+
+	if (ret == 0)
+		ret = reads_as_zeros(w, tail, &tail->is_zero, err);
+	if (ret < 0)
+		return ret;
+	if (!head->is_zero && !tail->is_zero && gap <= GAP_MAX) {
+		ret = load(w, head->guest_off, head->len + gap + tail->len, &head->bytes, err);
+		if (ret == 0)
+			tail->bytes = head->bytes + head->len + gap;
+		tail->borrowed = ret == 0;
+		return ret;
+	}
+	if (!head->is_zero)
+		ret = load(w, head->guest_off, head->len, &head->bytes, err);
+	if (ret == 0 && !tail->is_zero)
+		ret = load(w, tail->guest_off, tail->len, &tail->bytes, err);
+	return ret;
+}
+
+static void free_fills(struct fill *head, struct fill *tail)
+{
+	mem_free(head->bytes);
+	if (!tail->borrowed)
+		mem_free(tail->bytes);
 }
 
 /* ---- writing ---- */
@@ -254,9 +284,7 @@ int data_write_place(struct data_chunk *c, const struct data_place *p, struct io
 	fill_end = last + to;
 	a.tail.guest_off = data_end;
 	a.tail.len = fill_end - data_end;
-	ret = load_fill(c->w, &a.head, err);
-	if (ret == 0)
-		ret = load_fill(c->w, &a.tail, err);
+	ret = load_fills(c->w, &a.head, &a.tail, err);
 	if (ret == 0 && !c->w->m->geometry.data_file)
 		ret = meta_guard_check(c->w->m, p->host_off, p->n * cs, META_REGION_NONE, err);
 	if (ret == 0 && META_BROKEN(1))
@@ -265,7 +293,6 @@ int data_write_place(struct data_chunk *c, const struct data_place *p, struct io
 		ret = write_assembly(c->w, &a, cur, err);
 	if (ret == 0 && !META_BROKEN(1))
 		ret = map_place(c, p, err);
-	mem_free(a.head.bytes);
-	mem_free(a.tail.bytes);
+	free_fills(&a.head, &a.tail);
 	return ret;
 }

@@ -94,7 +94,7 @@ int meta_entries_set(struct meta *m, uint64_t guest_off, const struct meta_entry
 	struct format_l1_entry l1;
 	struct meta_slice slice;
 	uint8_t *bytes;
-	unsigned idx;
+	unsigned idx = 0;
 	int ret = find_table(m, guest_off, &l1, err);
 
 	if (ret == 0)

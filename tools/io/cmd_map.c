@@ -47,7 +47,7 @@ static int run_map(struct io *io, const struct io_command *self, int nwords, cha
 {
 	uint64_t end = qcow2_size(io->image), at = 0;
 	char len[IO_SIZE_TEXT], off[IO_SIZE_TEXT];
-	struct run run;
+	struct run run = {0};
 
 	(void)self;
 	(void)nwords;
@@ -69,7 +69,7 @@ static int run_alloc(struct io *io, const struct io_command *self, int nwords, c
 {
 	uint64_t size = qcow2_size(io->image), start, len = SECTOR, at, sum = 0;
 	char off[IO_SIZE_TEXT];
-	struct run run;
+	struct run run = {0};
 
 	(void)self;
 	if (io_parse_number(words[1], &start) < 0 ||
