@@ -86,10 +86,18 @@ static int compare_zeros(struct compare *c, uint64_t from, uint64_t end, bool ha
 static int compare_group(struct compare *c, uint64_t first, const uint8_t *block, uint64_t idx)
 {
 	uint32_t order = c->run->g.refcount_order;
-	uint64_t group[COUNTS_CHUNK];
-	bool any = counts_group(&c->run->counts, first, group);
+	uint64_t group[COUNTS_CHUNK], same;
+	bool any;
 	int ret = 0;
 
+	/* Most of an image is as it should be, and the same over long stretches. */
+	if (counts_group_same(&c->run->counts, first, &same) && same <= c->run->g.refcount_max &&
+	    format_refcount_all(block, order, idx, COUNTS_CHUNK, same)) {
+		if (same > 0)
+			c->end_idx = max_u64(c->end_idx, first + COUNTS_CHUNK);
+		return 0;
+	}
+	any = counts_group(&c->run->counts, first, group);
 	if (!any && bytes_are_zero(block + ((idx << order) >> 3), (COUNTS_CHUNK << order) >> 3))
 		return 0;
 	for (unsigned i = 0; ret == 0 && i < COUNTS_CHUNK; i++) {

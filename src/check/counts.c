@@ -12,6 +12,7 @@
 
 #include "base/alloc.h"
 #include "base/num.h"
+#include "base/zero.h"
 
 #define POOL_CHUNKS 256u
 #define IN_OVERFLOW 255u
@@ -104,8 +105,22 @@ static int add_pool(struct counts *c)
 	return pools[npools] ? 0 : -ENOMEM;
 }
 
+static int grow_keys(struct counts *c)
+{
+	uint64_t cap = max_u64(64, c->keys_cap * 2);
+	uint64_t *keys = mem_realloc(c->keys, cap, sizeof(*keys));
+
+	if (!keys)
+		return -ENOMEM;
+	c->keys = keys;
+	c->keys_cap = cap;
+	return 0;
+}
+
 static uint8_t *make_chunk(struct counts *c, uint64_t key)
 {
+	if (c->nchunks == c->keys_cap && grow_keys(c) < 0)
+		return NULL;
 	if (c->nchunks % POOL_CHUNKS == 0 && add_pool(c) < 0)
 		return NULL;
 	if (map_set(&c->chunks, key, c->nchunks + 1) < 0) {
@@ -113,6 +128,10 @@ static uint8_t *make_chunk(struct counts *c, uint64_t key)
 			mem_free(c->pools[c->nchunks / POOL_CHUNKS]);
 		return NULL;
 	}
+	/* Tables are read in the order of the file, so the keys mostly come in order. */
+	if (c->nchunks > 0 && c->keys[c->nchunks - 1] > key)
+		c->keys_disordered = true;
+	c->keys[c->nchunks] = key;
 	return chunk_at(c, c->nchunks++);
 }
 
@@ -148,25 +167,53 @@ static int set_count(struct counts *c, uint64_t cluster_idx, uint8_t *byte, uint
 	return 0;
 }
 
+/* Makes the chunk with that key the last one. */
+static int want_chunk(struct counts *c, uint64_t key)
+{
+	uint8_t *chunk;
+
+	if (c->last_chunk && c->last_key == key)
+		return 0;
+	chunk = find_chunk(c, key);
+	if (!chunk)
+		chunk = make_chunk(c, key);
+	if (!chunk)
+		return -ENOMEM;
+	c->last_chunk = chunk;
+	c->last_key = key;
+	return 0;
+}
+
 int counts_add(struct counts *c, uint64_t cluster_idx, uint64_t n)
 {
-	uint64_t key = cluster_idx / COUNTS_CHUNK, count;
+	uint64_t count;
 	uint8_t *byte;
 
-	if (!c->last_chunk || c->last_key != key) {
-		uint8_t *chunk = find_chunk(c, key);
-
-		if (!chunk)
-			chunk = make_chunk(c, key);
-		if (!chunk)
-			return -ENOMEM;
-		c->last_chunk = chunk;
-		c->last_key = key;
-	}
+	if (want_chunk(c, cluster_idx / COUNTS_CHUNK) < 0)
+		return -ENOMEM;
 	byte = c->last_chunk + cluster_idx % COUNTS_CHUNK;
 	if (!add_fits(count_of(c, cluster_idx, *byte), n, &count))
 		count = UINT64_MAX;
 	return set_count(c, cluster_idx, byte, count);
+}
+
+int counts_add_row(struct counts *c, uint64_t first, uint64_t nclusters, uint64_t n)
+{
+	int ret = 0;
+
+	while (ret == 0 && nclusters > 0) {
+		uint64_t at = first % COUNTS_CHUNK, len = min_u64(nclusters, COUNTS_CHUNK - at);
+
+		ret = want_chunk(c, first / COUNTS_CHUNK);
+		if (ret == 0 && n < IN_OVERFLOW && bytes_are_zero(c->last_chunk + at, len))
+			memset(c->last_chunk + at, (int)n, (size_t)len);
+		else
+			for (uint64_t i = 0; ret == 0 && i < len; i++)
+				ret = counts_add(c, first + i, n);
+		first += len;
+		nclusters -= len;
+	}
+	return ret;
 }
 
 void counts_sub(struct counts *c, uint64_t cluster_idx, uint64_t n)
@@ -238,19 +285,11 @@ static void seal_edges(struct counts *c)
 
 int counts_seal(struct counts *c)
 {
-	uint64_t n = 0, *keys;
-
 	seal_edges(c);
-	keys = mem_realloc(c->keys, max_u64(1, c->chunks.nused), sizeof(*keys));
-	if (!keys)
-		return -ENOMEM;
-	c->keys = keys;
-	for (uint64_t i = 0; i < c->chunks.nslots; i++)
-		if (c->chunks.slots[i].value != 0)
-			keys[n++] = c->chunks.slots[i].key;
-	c->nkeys = n;
-	if (n > 0)
-		qsort(keys, (size_t)n, sizeof(*keys), by_key);
+	if (c->keys_disordered)
+		qsort(c->keys, (size_t)c->nchunks, sizeof(*c->keys), by_key);
+	c->keys_disordered = false;
+	c->nkeys = c->nchunks;
 	return 0;
 }
 
@@ -310,6 +349,22 @@ bool counts_group(const struct counts *c, uint64_t first, uint64_t group[COUNTS_
 			level = run_level(c, first + i, &until);
 		group[i] = chunk ? saturated(level, count_of(c, first + i, chunk[i])) : level;
 	}
+	return true;
+}
+
+bool counts_group_same(const struct counts *c, uint64_t first, uint64_t *count)
+{
+	const uint8_t *chunk = find_chunk(c, first / COUNTS_CHUNK);
+	uint64_t until, level = run_level(c, first, &until);
+
+	if (until - first < COUNTS_CHUNK)
+		return false;
+	*count = level;
+	if (!chunk)
+		return true;
+	if (chunk[0] == IN_OVERFLOW || memcmp(chunk, chunk + 1, COUNTS_CHUNK - 1) != 0)
+		return false;
+	*count = saturated(level, chunk[0]);
 	return true;
 }
 

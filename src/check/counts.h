@@ -40,13 +40,16 @@ struct counts {
 	uint8_t *last_chunk;
 	struct counts_edge *edges;
 	uint64_t nedges, edges_cap;
-	uint64_t *keys; /* sealed: keys of all chunks, in order */
-	uint64_t nkeys;
+	uint64_t *keys; /* of all chunks, as they came; the first nkeys are sealed: in order */
+	uint64_t nkeys, keys_cap;
+	bool keys_disordered;
 };
 
 void counts_release(struct counts *c);
 /* n more references. Negative only for lack of memory. */
 int counts_add(struct counts *c, uint64_t cluster_idx, uint64_t n);
+/* The same for each of nclusters in a row. */
+int counts_add_row(struct counts *c, uint64_t first, uint64_t nclusters, uint64_t n);
 /* n of the references that were added before are gone. */
 void counts_sub(struct counts *c, uint64_t cluster_idx, uint64_t n);
 /* delta more references to each cluster of the run. */
@@ -60,6 +63,9 @@ int counts_seal(struct counts *c);
 uint64_t counts_get(const struct counts *c, uint64_t cluster_idx);
 /* The counts of 64 clusters from first (a multiple of 64) on; false if all of them are 0. */
 bool counts_group(const struct counts *c, uint64_t first, uint64_t group[COUNTS_CHUNK]);
+
+/* Have these 64 clusters the same count? false also where that would take long to find out. */
+bool counts_group_same(const struct counts *c, uint64_t first, uint64_t *count);
 
 /* The first clusters in [from, end) that are referenced, and equally often. false: none are. */
 struct counts_span {

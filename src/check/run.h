@@ -160,6 +160,9 @@ int check_stored_count(struct check_run *run, struct qcow2_error *err);
 int check_stored_overlaps(struct check_run *run);
 int check_stored_get(struct check_run *run, uint64_t cluster_idx, uint64_t *count,
 		     struct qcow2_error *err);
+/* Are the counts of n clusters from there on all 1? */
+int check_stored_all_one(struct check_run *run, uint64_t cluster_idx, uint64_t n, bool *all,
+			 struct qcow2_error *err);
 void check_stored_forget(struct check_run *run);
 
 /* What of the refcount table lies in the file. */

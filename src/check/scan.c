@@ -221,6 +221,8 @@ int check_scan_l1(struct check_run *run, struct qcow2_error *err)
 	return ret;
 }
 
+#define CLOSELY 64 /* entries that are looked at one by one before a run is tried again */
+
 /* ---- L2 ------------------------------------------------------------------------------------ */
 
 /* An L2 table on the way through its entries. */
@@ -355,10 +357,75 @@ static int scan_l2_entry(struct check_run *run, struct l2_view *v, uint64_t bitm
 	return scan_uncompressed(run, v, &e, err);
 }
 
+/*
+ * Entries from the i-th on that are as an image has them when it was written in order: data
+ * clusters with nothing but the COPIED flag, side by side in the file. How many: 0 if it isn't so.
+ */
+static uint32_t straight_run(const struct check_run *run, uint32_t i)
+{
+	const struct format_geometry *g = &run->g;
+	const uint8_t *p = run->cluster + (size_t)i * LAYOUT_L2_ENTRY_LEN;
+	uint64_t raw = load_be64(p), off = raw & ~LAYOUT_ENTRY_COPIED, max;
+	uint32_t n = 1;
+
+	if (g->extended_l2 || g->data_file || off == raw || off == 0 ||
+	    !is_aligned(off, g->cluster_size) || off >= run->file_size || off >> 56)
+		return 0;
+	/* Whole clusters inside the file; what passes its end is looked at one by one. */
+	max = min_u64((min_u64(run->file_size, 1ull << 56) - off) >> g->cluster_bits,
+		      g->l2_entries - i);
+	if (max == 0)
+		return 0;
+	while (n < max) {
+		raw += g->cluster_size;
+		p += LAYOUT_L2_ENTRY_LEN;
+		if (load_be64(p) != raw)
+			break;
+		n++;
+	}
+	return n;
+}
+
+/*
+ * Counts such a run in one go. *n: how many entries that was; 0: the next *closely of them need a
+ * closer look each, before it is worth while to try again.
+ */
+static int scan_straight(struct check_run *run, struct l2_view *v, uint32_t i, uint32_t *n,
+			 uint32_t *closely, struct qcow2_error *err)
+{
+	const struct format_geometry *g = &run->g;
+	const uint8_t *p = run->cluster + (size_t)i * LAYOUT_L2_ENTRY_LEN;
+	uint64_t off = load_be64(p) & ~LAYOUT_ENTRY_COPIED, times = v->table->active_refs;
+	bool all_one = true;
+	int ret = 0;
+
+	*n = straight_run(run, i);
+	*closely = *n > CLOSELY ? *n : CLOSELY;
+	if (*n < 2) {
+		*n = 0;
+		return 0;
+	}
+	if (times > 0)
+		ret = check_stored_all_one(run, off >> g->cluster_bits, *n, &all_one, err);
+	if (ret != 0 || !all_one) {
+		*n = 0;
+		return ret;
+	}
+	run->result->allocated_clusters += *n * times;
+	if (v->next_host_off != 0 && off != v->next_host_off)
+		run->result->fragmented_clusters += times;
+	if (times > 0)
+		v->next_host_off = off + *n * g->cluster_size;
+	if (counts_add_row(&run->counts, off >> g->cluster_bits, *n, v->table->refs) < 0)
+		return check_no_memory(err);
+	return 0;
+}
+
 static int scan_l2_table(struct check_run *run, const struct run_l2 *l2, struct qcow2_error *err)
 {
 	const struct format_geometry *g = &run->g;
 	struct l2_view v = {.table = l2, .guest_off = QCOW2_NO_OFFSET};
+	uint32_t straight, closely = 0;
 	bool zeros;
 	int ret = check_read_cluster(run, l2->host_off, run->cluster, &zeros, err);
 
@@ -368,6 +435,14 @@ static int scan_l2_table(struct check_run *run, const struct run_l2 *l2, struct 
 		const uint8_t *p = run->cluster + (size_t)i * g->l2_entry_len;
 		uint64_t bitmap = g->extended_l2 ? load_be64(p + LAYOUT_L2_ENTRY_LEN) : 0;
 
+		if (i >= closely) {
+			ret = scan_straight(run, &v, i, &straight, &closely, err);
+			if (ret == 0 && straight > 0) {
+				i += straight - 1;
+				continue;
+			}
+			closely += i;
+		}
 		v.raw = load_be64(p);
 		v.entry_off = l2->host_off + (uint64_t)i * g->l2_entry_len;
 		if (v.raw == 0 && (uint32_t)bitmap == 0)

@@ -194,24 +194,58 @@ static int load_slice(struct check_run *run, uint64_t host_off, const uint8_t **
 	return 0;
 }
 
-int check_stored_get(struct check_run *run, uint64_t cluster_idx, uint64_t *count,
-		     struct qcow2_error *err)
+/* The slice that has the cluster's count, and where in it. NULL: there is no block. */
+static int find_slice(struct check_run *run, uint64_t cluster_idx, const uint8_t **bytes,
+		      uint64_t *idx, struct qcow2_error *err)
 {
 	const struct format_geometry *g = &run->g;
-	uint64_t block_idx = cluster_idx >> g->refblock_bits, slice_off, per_slice, in_block;
-	const uint8_t *bytes;
-	int ret;
+	uint64_t block_idx = cluster_idx >> g->refblock_bits, slice_off, in_block;
+	uint64_t per_slice = (uint64_t)RUN_STORED_SLICE_LEN * 8 >> g->refcount_order;
 
-	*count = 0;
+	*bytes = NULL;
 	if (block_idx >= run->nrefblocks || run->refblocks[block_idx] <= RUN_REFBLOCK_BAD)
 		return 0;
 	/* A slice may pass the end of a block of less than its length; that part isn't looked at.
 	 */
-	per_slice = (uint64_t)RUN_STORED_SLICE_LEN * 8 >> g->refcount_order;
 	in_block = cluster_idx & (g->refblock_entries - 1);
 	slice_off = run->refblocks[block_idx] + in_block / per_slice * RUN_STORED_SLICE_LEN;
-	ret = load_slice(run, slice_off, &bytes, err);
-	if (ret == 0)
-		*count = format_refcount_get(bytes, g->refcount_order, in_block % per_slice);
+	*idx = in_block % per_slice;
+	return load_slice(run, slice_off, bytes, err);
+}
+
+int check_stored_get(struct check_run *run, uint64_t cluster_idx, uint64_t *count,
+		     struct qcow2_error *err)
+{
+	const uint8_t *bytes;
+	uint64_t idx;
+	int ret = find_slice(run, cluster_idx, &bytes, &idx, err);
+
+	*count = ret == 0 && bytes ? format_refcount_get(bytes, run->g.refcount_order, idx) : 0;
+	return ret;
+}
+
+int check_stored_all_one(struct check_run *run, uint64_t cluster_idx, uint64_t n, bool *all,
+			 struct qcow2_error *err)
+{
+	const struct format_geometry *g = &run->g;
+	uint64_t per_slice = min_u64(g->refblock_entries,
+				     (uint64_t)RUN_STORED_SLICE_LEN * 8 >> g->refcount_order);
+	int ret = 0;
+
+	*all = true;
+	while (ret == 0 && *all && n > 0) {
+		uint64_t len, idx;
+		const uint8_t *bytes;
+
+		ret = find_slice(run, cluster_idx, &bytes, &idx, err);
+		if (ret != 0 || !bytes) {
+			*all = false;
+			break;
+		}
+		len = min_u64(n, per_slice - idx);
+		*all = format_refcount_all(bytes, g->refcount_order, idx, len, 1);
+		cluster_idx += len;
+		n -= len;
+	}
 	return ret;
 }

@@ -118,3 +118,26 @@ void format_refcount_fill(uint8_t *block, uint32_t order, uint64_t idx, uint64_t
 		done += piece;
 	}
 }
+
+bool format_refcount_all(const uint8_t *block, uint32_t order, uint64_t idx, uint64_t count,
+			 uint64_t value)
+{
+	const uint8_t *start;
+	size_t len, width;
+
+	if (count == 0)
+		return true;
+	if (format_refcount_get(block, order, idx) != value)
+		return false;
+	if (order < BYTE_ORDER) {
+		for (uint64_t i = 1; i < count; i++)
+			if (format_refcount_get(block, order, idx + i) != value)
+				return false;
+		return true;
+	}
+	/* The first is right, and each is like the one before it. */
+	start = block + (idx << (order - BYTE_ORDER));
+	width = (size_t)1 << (order - BYTE_ORDER);
+	len = (size_t)(count - 1) << (order - BYTE_ORDER);
+	return memcmp(start, start + width, len) == 0;
+}

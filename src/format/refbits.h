@@ -3,6 +3,7 @@
 #ifndef FORMAT_REFBITS_H
 #define FORMAT_REFBITS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* block holds at least idx + 1 entries of (1 << order) bits. */
@@ -12,5 +13,9 @@ void format_refcount_set(uint8_t *block, uint32_t order, uint64_t idx, uint64_t 
 /* Sets count entries from idx on; quick for long runs. */
 void format_refcount_fill(uint8_t *block, uint32_t order, uint64_t idx, uint64_t count,
 			  uint64_t value);
+
+/* Are count entries from idx on all equal to value? value must fit. */
+bool format_refcount_all(const uint8_t *block, uint32_t order, uint64_t idx, uint64_t count,
+			 uint64_t value);
 
 #endif

@@ -188,6 +188,42 @@ def test_names_in_json(work):
                  qemu_img("check", "--output=json", name, cwd=work))
 
 
+def damaged(path, rng, count):
+    """Pokes entries of a table of an image that is as regular as can be, and counts."""
+    with open(path, "r+b") as f:
+        def word(off, value=None):
+            f.seek(off)
+            if value is None:
+                return struct.unpack(">Q", f.read(8))[0]
+            return f.write(struct.pack(">Q", value))
+
+        l2 = word(word(40)) & (1 << 56) - 512
+        block = word(word(48))
+        for _ in range(count):
+            i = rng.randrange(400)  # far from the next table, which only we see used twice
+            old = word(l2 + 8 * i)
+            word(l2 + 8 * i, rng.choice([0, old & ~COPIED, old + 4096, old | 1, COPIED | 1 << 40,
+                                         old | 1 << 58, word(l2 + 8 * rng.randrange(400))]))
+            if rng.random() < 0.3:
+                f.seek(block + 2 * rng.randrange(16, 500))
+                f.write(struct.pack(">H", rng.choice([2, 3])))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 10, 60])
+def test_irregularities_among_regular_entries(count, work, rng):
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=4k,preallocation=metadata",
+             "image.qcow2", "8M", cwd=work).succeeded()
+    for _ in range(6):
+        shutil.copy(work / "image.qcow2", work / "poked.qcow2")
+        damaged(work / "poked.qcow2", rng, count)
+        for words in ([], ["--output=json"]):
+            ours = tool("check", *words, "poked.qcow2", cwd=work).ended_well()
+            theirs = qemu_img("check", *words, "poked.qcow2", cwd=work).ended_well()
+            told = f"{ours.describe()}\n{theirs.describe()}"
+            assert (ours.code, ours.out) == (theirs.code, theirs.out), told
+            assert sorted(lines(ours.err)) == sorted(lines(theirs.err)), told
+
+
 # ---- where it is something else ----
 
 def test_leaks_alone_are_not_mended_where_all_counts_are_lost(work, rng):

@@ -59,6 +59,25 @@ static void runs_cost_nothing_however_long(void **state)
 	counts_release(&c);
 }
 
+static void rows_are_known_to_be_the_same(void **state)
+{
+	struct counts c = {0};
+	uint64_t count;
+
+	(void)state;
+	assert_int_equal(counts_add_row(&c, 130, 200, 3), 0);
+	assert_int_equal(counts_seal(&c), 0);
+	assert_true(counts_group_same(&c, 0, &count) && count == 0);
+	assert_false(counts_group_same(&c, 128, &count));
+	assert_true(counts_group_same(&c, 192, &count) && count == 3);
+	assert_int_equal(counts_add(&c, 200, 1), 0);
+	assert_false(counts_group_same(&c, 192, &count));
+	assert_int_equal(counts_run(&c, 256, 60, 1), 0);
+	assert_int_equal(counts_seal(&c), 0);
+	assert_false(counts_group_same(&c, 256, &count));
+	counts_release(&c);
+}
+
 /* Against an array: single references, runs, and every way to ask. */
 static void every_question_gets_the_same_answer(void **state)
 {
@@ -78,6 +97,12 @@ static void every_question_gets_the_same_answer(void **state)
 			assert_int_equal(counts_run(&c, at, len, 1), 0);
 			for (uint64_t k = at; k < at + len; k++)
 				model[k]++;
+		} else if (i % 20 == 10) {
+			uint64_t len = (seed >> 8) % (N - at), n = i % 3 ? 2 : 300;
+
+			assert_int_equal(counts_add_row(&c, at, len, n), 0);
+			for (uint64_t k = at; k < at + len; k++)
+				model[k] += n;
 		} else if (at / 100 % 2) { /* leaves gaps */
 			assert_int_equal(counts_add(&c, at, i % 7 ? 1 : 255), 0);
 			model[at] += i % 7 ? 1 : 255;
@@ -91,6 +116,9 @@ static void every_question_gets_the_same_answer(void **state)
 
 		for (uint64_t k = 0; k < COUNTS_CHUNK; k++)
 			assert_int_equal(any ? group[k] : 0, model[i + k]);
+		if (counts_group_same(&c, i, &at))
+			for (uint64_t k = 0; k < COUNTS_CHUNK; k++)
+				assert_int_equal(at, model[i + k]);
 	}
 	for (at = 0; counts_next(&c, at, N, &span); at = span.first + span.nclusters) {
 		for (; at < span.first; at++)
@@ -145,6 +173,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(counts_pass_a_byte),
 		cmocka_unit_test(runs_cost_nothing_however_long),
+		cmocka_unit_test(rows_are_known_to_be_the_same),
 		cmocka_unit_test(every_question_gets_the_same_answer),
 		cmocka_unit_test(lack_of_memory_is_said_and_loses_nothing),
 	};

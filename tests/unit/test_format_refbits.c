@@ -130,6 +130,31 @@ static void filling_is_the_same_as_setting_each(void **state)
 	}
 }
 
+static void a_row_of_the_same_is_told_from_others(void **state)
+{
+	uint8_t block[BLOCK];
+
+	(void)state;
+	for (uint32_t order = 0; order <= 6; order++) {
+		uint64_t n = BLOCK * 8 >> order;
+
+		memset(block, 0, sizeof(block));
+		format_refcount_fill(block, order, 3, n - 5, 1);
+		assert_true(format_refcount_all(block, order, 3, n - 5, 1));
+		assert_false(format_refcount_all(block, order, 3, n - 4, 1));
+		assert_false(format_refcount_all(block, order, 2, n - 5, 1));
+		assert_false(format_refcount_all(block, order, 3, n - 5, 0));
+		assert_true(format_refcount_all(block, order, n - 2, 2, 0));
+		assert_true(format_refcount_all(block, order, n - 1, 1, 0));
+		assert_true(format_refcount_all(block, order, n, 0, 1));
+		for (uint64_t i = 3; i < n - 2; i++) {
+			format_refcount_set(block, order, i, 0);
+			assert_false(format_refcount_all(block, order, 3, n - 5, 1));
+			format_refcount_set(block, order, i, 1);
+		}
+	}
+}
+
 static void filling_an_empty_range_touches_nothing(void **state)
 {
 	(void)state;
@@ -144,6 +169,7 @@ int main(void)
 		cmocka_unit_test(setting_an_entry_changes_no_other),
 		cmocka_unit_test(examples_of_fresh_images),
 		cmocka_unit_test(filling_is_the_same_as_setting_each),
+		cmocka_unit_test(a_row_of_the_same_is_told_from_others),
 		cmocka_unit_test(filling_an_empty_range_touches_nothing),
 	};
 
