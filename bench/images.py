@@ -88,6 +88,7 @@ class Images:
         self.deflate = folder / "deflate.qcow2"
         self.zstd = folder / "zstd.qcow2"
         self.large = folder / "large.qcow2"
+        self.huge = folder / "huge.qcow2"
         self.fragmented = folder / "fragmented.qcow2"
 
     def prepare(self, say):
@@ -100,6 +101,8 @@ class Images:
             (self.zstd, lambda p: convert(self.raw, p, *zstd)),
             (self.large, lambda p: command("qemu-img", "create", "-f", "qcow2", "-o",
                                            "preallocation=metadata", p, "256G")),
+            (self.huge, lambda p: command("qemu-img", "create", "-f", "qcow2", "-o",
+                                          "preallocation=metadata", p, "2T")),
             (self.fragmented, make_fragmented),
         ]:
             if path.exists():
