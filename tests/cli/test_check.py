@@ -199,8 +199,8 @@ def damaged(path, rng, count):
 
         l2 = word(word(40)) & (1 << 56) - 512
         block = word(word(48))
-        for _ in range(count):
-            i = rng.randrange(400)  # far from the next table, which only we see used twice
+        # Far from the next table and each once: only we see tables that are used twice.
+        for i in rng.sample(range(400), count):
             old = word(l2 + 8 * i)
             word(l2 + 8 * i, rng.choice([0, old & ~COPIED, old + 4096, old | 1, COPIED | 1 << 40,
                                          old | 1 << 58, word(l2 + 8 * rng.randrange(400))]))
