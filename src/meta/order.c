@@ -189,7 +189,7 @@ int meta_dirty_set(struct meta *m, struct qcow2_error *err)
 	if (m->header.version < 3 || atomic_load(&m->engine->dirty_bit))
 		return 0;
 	ret = meta_super_write_incompatible(m, bits, err);
-	if (ret == 0 && !META_BROKEN(8))
+	if (ret == 0)
 		ret = meta_barrier(m, err);
 	if (ret == 0)
 		atomic_store(&m->engine->dirty_bit, true);
@@ -268,7 +268,7 @@ static int write_copies(struct meta *m, const struct commit *c, bool durable,
 		durable = true;
 	else
 		ret = meta_cache_write_dirty(m->engine->refs, &c->refs, err);
-	if (ret == 0 && tables)
+	if (ret == 0 && tables && !META_BROKEN(8))
 		ret = excuse_counts(m, err);
 	if (ret == 0 && tables)
 		ret = reach_end(m, err);
@@ -284,6 +284,8 @@ static int write_copies(struct meta *m, const struct commit *c, bool durable,
 		ret = write_l1(m, &c->l1, err);
 	if (ret == 0 && META_BROKEN(2))
 		ret = meta_cache_write_dirty(m->engine->refs, &c->refs, err);
+	if (ret == 0 && tables && META_BROKEN(8))
+		ret = excuse_counts(m, err);
 	if (ret == 0 && durable)
 		ret = meta_barrier(m, err);
 	/* without a barrier a change that isn't in the copies yet still needs one */
