@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/num.h"
 #include "crash/crash.h"
 
@@ -36,6 +37,7 @@ struct replay {
 	struct seen states, images;
 	struct crash_counts *counts;
 	uint8_t *disk;
+	uint64_t start_hash, autoclear; /* of the image file, and the bits in it, at the start */
 	uint64_t rng, tear_seed;
 	unsigned complaints;
 };
@@ -147,6 +149,19 @@ static int use_state(struct replay *p, struct qcow2_image *image)
 	return ret;
 }
 
+#define AUTOCLEAR 88u /* place of the field in the header */
+
+/* While an autoclear bit that nobody keeps true stands, nothing else may have changed. */
+static int check_autoclear(struct replay *p)
+{
+	const struct flat *f = &p->w->file;
+
+	if (p->autoclear == 0 || load_be64(f->bytes + AUTOCLEAR) != p->autoclear ||
+	    f->hash == p->start_hash)
+		return 0;
+	return complain("the image was changed while an unknown autoclear bit stood");
+}
+
 static int open_state(struct replay *p, bool new_image)
 {
 	struct qcow2_error err = {0};
@@ -155,7 +170,7 @@ static int open_state(struct replay *p, bool new_image)
 	bool dirty, still = false;
 	int ret = audit_state(p, "as the crash left it", &dirty);
 
-	if (ret < 0)
+	if (ret < 0 || check_autoclear(p) < 0)
 		return -1;
 	p->counts->repaired += dirty;
 	if (world_open(p->w, &image, &how, NULL, &err) < 0)
@@ -288,6 +303,9 @@ static int replay(struct replay *p, unsigned samples)
 {
 	flat_hash(&p->w->file);
 	flat_hash(&p->w->data);
+	p->start_hash = p->w->file.hash;
+	if (!p->w->c.raw && p->w->c.version == 3 && p->w->c.data == DATA_INSIDE)
+		p->autoclear = load_be64(p->w->file.bytes + AUTOCLEAR);
 	for (p->cut = 0; p->complaints < MAX_COMPLAINTS; p->cut++) {
 		expected_advance(&p->x, p->cut);
 		/* the same states whichever cuts are looked at */
@@ -362,7 +380,7 @@ static int record_and_replay(const struct workload *load, struct world *w,
 	int ret;
 
 	tape_init(&tape);
-	history_init(&h, &tape);
+	history_init(&h, &tape, 4096);
 	flat_init(&file_before, 1);
 	flat_init(&data_before, 2);
 	flat_copy(&file_before, &w->file);

@@ -12,11 +12,11 @@
 
 /* ---- the history ---- */
 
-void history_init(struct history *h, struct tape *tape)
+void history_init(struct history *h, struct tape *tape, size_t most)
 {
-	*h = (struct history){.tape = tape};
+	*h = (struct history){.tape = tape, .most = most};
 	pthread_mutex_init(&h->lock, NULL);
-	h->events = calloc(HISTORY_MAX, sizeof(*h->events));
+	h->events = calloc(most, sizeof(*h->events));
 	assert(h->events);
 }
 
@@ -37,7 +37,7 @@ static struct event *begin(struct run *r, enum event_kind kind, uint64_t off, ui
 	if (!h)
 		return NULL;
 	pthread_mutex_lock(&h->lock);
-	assert(h->count < HISTORY_MAX);
+	assert(h->count < h->most);
 	e = &h->events[h->count++];
 	*e = (struct event){.kind = kind, .guest_off = off, .len = len, .end = SIZE_MAX};
 	e->began = ++h->clock;

@@ -21,18 +21,17 @@ struct event {
 	bool failed;
 };
 
-#define HISTORY_MAX 4096u
-
 /* Several threads may write one, if what they change doesn't overlap. */
 struct history {
 	struct tape *tape; /* NULL: no ends are noted */
 	pthread_mutex_t lock;
-	struct event *events; /* HISTORY_MAX of them: they don't move; in the order of start */
-	size_t count;	      /* guarded by lock, as is the clock */
+	struct event *events; /* most of them: they don't move; in the order of start */
+	size_t count, most;   /* guarded by lock, as is the clock */
 	uint64_t clock;
 };
 
-void history_init(struct history *h, struct tape *tape);
+/* most: events that there is room for; one more is a fault of the harness */
+void history_init(struct history *h, struct tape *tape, size_t most);
 void history_release(struct history *h);
 
 struct run {

@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -248,7 +249,7 @@ static int run_once(struct trial *t, const struct kind *kind, uint64_t nth, bool
 	int ret;
 
 	start_over(t);
-	history_init(&t->h, NULL);
+	history_init(&t->h, NULL, t->most ? 3 * t->most + 64 : 4096);
 	t->r = (struct run){.w = t->w, .how = t->load->how, .rng = t->seed, .most = t->most};
 	t->r.tag = t->seed << 20;
 	t->r.history = &t->h;
@@ -399,6 +400,9 @@ int main(int argc, char **argv)
 			return usage();
 	}
 	signal(SIGALRM, on_alarm);
+	/* what one run gave back the next one wants again: not by way of the kernel */
+	mallopt(M_MMAP_THRESHOLD, 1 << 28);
+	mallopt(M_TRIM_THRESHOLD, 1 << 28);
 	for (unsigned i = 0; i < nworkloads; i++) {
 		uint64_t before = nruns;
 		bool good;
