@@ -106,6 +106,10 @@ int image_prepare_writing(struct qcow2_storage file, const char *path, struct qc
 int image_start_writing(struct qcow2_image *image, const struct qcow2_open_options *options,
 			struct qcow2_error *err);
 void image_stop_writing(struct image_qcow2 *q);
+/* May the disk have that size? */
+int image_check_size(const struct qcow2_image *image, uint64_t size_bytes, struct qcow2_error *err);
+/* What is in memory of the size; the gate is closed. */
+void image_set_size(struct image_qcow2 *q, uint64_t size_bytes);
 /* qcow2_resize while the gate is closed; what it may do has been checked. */
 int image_resize_qcow2(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
 		       struct qcow2_error *err);

@@ -62,8 +62,7 @@ static uint64_t backing_end(const struct qcow2_image *image)
 	return image->layers.count > 1 ? image->layers.disks[1]->size_bytes : 0;
 }
 
-static int check_qcow2(const struct qcow2_image *image, uint64_t size_bytes,
-		       struct qcow2_error *err)
+int image_check_size(const struct qcow2_image *image, uint64_t size_bytes, struct qcow2_error *err)
 {
 	const struct meta *m = &image->qcow2->meta;
 	uint64_t max = format_max_size(&m->geometry);
@@ -87,7 +86,7 @@ static int check_qcow2(const struct qcow2_image *image, uint64_t size_bytes,
 }
 
 /* What is in memory of the size. */
-static void set_size(struct image_qcow2 *q, uint64_t size_bytes)
+void image_set_size(struct image_qcow2 *q, uint64_t size_bytes)
 {
 	q->meta.size_bytes = size_bytes;
 	__atomic_store_n(&q->disk.size_bytes, size_bytes, __ATOMIC_RELAXED);
@@ -158,7 +157,7 @@ static int grow(struct qcow2_image *image, uint64_t size_bytes, unsigned preallo
 		ret = storage_truncate(m->data, size_bytes, err);
 	if (ret < 0)
 		return ret;
-	set_size(q, size_bytes); /* seen by nobody else yet */
+	image_set_size(q, size_bytes); /* seen by nobody else yet */
 	ret = hide_old(image, old, size_bytes, err);
 	if (ret == 0 && prealloc != QCOW2_PREALLOC_OFF)
 		ret = preallocate(image, old, prealloc, err);
@@ -167,7 +166,7 @@ static int grow(struct qcow2_image *image, uint64_t size_bytes, unsigned preallo
 	if (ret < 0) {
 		if (m->geometry.data_file)
 			(void)storage_truncate(m->data, old, NULL);
-		set_size(q, old);
+		image_set_size(q, old);
 	}
 	return ret;
 }
@@ -198,7 +197,7 @@ static int shrink(struct qcow2_image *image, uint64_t size_bytes, struct qcow2_e
 	ret = write_size(q, size_bytes, err);
 	if (ret < 0)
 		return ret;
-	set_size(q, size_bytes);
+	image_set_size(q, size_bytes);
 	/* tables of nothing but zeros that hide what is below: they were needed until now */
 	meta_l1_drop_tables(m, format_size_to_l1(&m->geometry, size_bytes),
 			    format_size_to_l1(&m->geometry, old));
@@ -222,7 +221,7 @@ int image_resize_qcow2(struct qcow2_image *image, uint64_t size_bytes, unsigned 
 	int ret = meta_check_sound(m, err);
 
 	if (ret == 0)
-		ret = check_qcow2(image, size_bytes, err);
+		ret = image_check_size(image, size_bytes, err);
 	if (ret < 0 || size_bytes == m->size_bytes)
 		return ret;
 	return size_bytes > m->size_bytes ? grow(image, size_bytes, prealloc, err)

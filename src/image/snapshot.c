@@ -186,8 +186,12 @@ static int apply(struct qcow2_image *image, const struct format_snapshot *f,
 		return error_set(err, -ENOTSUP,
 				 "an image with an external data file can't have snapshots");
 	if (size != m->size_bytes)
-		ret = image_resize_qcow2(image, size, QCOW2_PREALLOC_OFF, err);
-	return ret == 0 ? meta_snapshot_apply(m, f, err) : ret;
+		ret = image_check_size(image, size, err);
+	if (ret < 0)
+		return ret;
+	ret = meta_snapshot_apply(m, f, size, err);
+	image_set_size(image->qcow2, m->header.size_bytes);
+	return ret;
 }
 
 static int change(struct qcow2_image *image, const char *wanted, unsigned flags, bool remove,

@@ -249,8 +249,11 @@ int meta_snapshot_create(struct meta *m, struct meta_snapshots *s, struct qcow2_
 /* Takes it out of the list too. */
 int meta_snapshot_delete(struct meta *m, struct meta_snapshots *s, size_t idx,
 			 struct qcow2_error *err);
-/* The disk has the snapshot's size already. */
-int meta_snapshot_apply(struct meta *m, const struct format_snapshot *snap,
+/*
+ * size_bytes: what the disk has from then on. The header in memory says what came of it, also after
+ * a failure; m->size_bytes is the caller's to follow it.
+ */
+int meta_snapshot_apply(struct meta *m, const struct format_snapshot *snap, uint64_t size_bytes,
 			struct qcow2_error *err);
 
 /* ---- as a whole (engine.c) ---- */

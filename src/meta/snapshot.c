@@ -3,11 +3,11 @@
  * Taking, applying and deleting internal snapshots: section 12 of the reference. The gate is
  * closed.
  *
- * Each is one switch of 12 bytes in the header (rule 7): before it nothing of the snapshot counts,
- * after it all does. What refcounts and COPIED flags say in between is excused by the dirty bit in
- * version 3, so that a crash leaves an image that is repaired when it is opened. Version 2 has no
- * such bit: there the order leaves counts that are too high and flags that are missing, neither of
- * which does harm.
+ * Each is one write to the header, of 24 bytes at most (rule 7): before it nothing of the snapshot
+ * counts, after it all does. What refcounts and COPIED flags say in between is excused by the dirty
+ * bit in version 3, so that a crash leaves an image that is repaired when it is opened. Version 2
+ * has no such bit: there the order leaves counts that are too high and flags that are missing,
+ * neither of which does harm.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -145,24 +145,25 @@ static int end(struct meta *m, int ret, struct qcow2_error *err)
 	return ret < 0 ? ret : last;
 }
 
-static uint64_t *read_l1(struct meta *m, const struct format_snapshot *s, struct qcow2_error *err)
+/* *l1 is the caller's, of s->l1_entries; never NULL when this succeeds. */
+static int read_l1(struct meta *m, const struct format_snapshot *s, uint64_t **l1,
+		   struct qcow2_error *err)
 {
 	cleanup_free uint8_t *bytes = NULL;
-	uint64_t *l1;
 	size_t got;
+	int ret = meta_check_snapshot_l1(m, s, err);
 
-	if (meta_check_snapshot_l1(m, s, err) < 0 ||
-	    meta_read_table(m, s->l1_off, (uint64_t)s->l1_entries * LAYOUT_L1_ENTRY_LEN, &bytes,
-			    &got, err) < 0)
-		return NULL;
-	l1 = mem_zalloc(s->l1_entries, sizeof(*l1));
-	if (!l1) {
-		error_errno(err, -ENOMEM, "can't read the L1 table of a snapshot");
-		return NULL;
-	}
+	if (ret == 0)
+		ret = meta_read_table(m, s->l1_off, (uint64_t)s->l1_entries * LAYOUT_L1_ENTRY_LEN,
+				      &bytes, &got, err);
+	if (ret < 0)
+		return ret;
+	*l1 = mem_zalloc(max_u64(s->l1_entries, 1), sizeof(**l1));
+	if (!*l1)
+		return error_errno(err, -ENOMEM, "can't read the L1 table of a snapshot");
 	for (size_t i = 0; i < got / LAYOUT_L1_ENTRY_LEN; i++)
-		l1[i] = load_be64(bytes + i * LAYOUT_L1_ENTRY_LEN);
-	return l1;
+		(*l1)[i] = load_be64(bytes + i * LAYOUT_L1_ENTRY_LEN);
+	return 0;
 }
 
 static int write_l1(struct meta *m, const uint64_t *l1, uint32_t entries, uint64_t off,
@@ -218,9 +219,12 @@ static int create(struct meta *m, struct meta_snapshots *s, struct qcow2_error *
 		return ret;
 	snap->l1_off = meta_off_of(m, run.first);
 	snap->l1_entries = m->l1_entries;
-	ret = meta_walk_raise(m, m->l1, m->l1_entries, true, err);
+	ret = meta_guard_add(&m->engine->guard, META_REGION_INACTIVE_L1, snap->l1_off, len, err);
+	if (ret == 0)
+		ret = meta_walk_raise(m, m->l1, m->l1_entries, true, err);
 	if (ret < 0) {
 		(void)meta_refresh_copied(m, NULL);
+		meta_guard_remove(&m->engine->guard, META_REGION_INACTIVE_L1, snap->l1_off, len);
 		meta_untake(m, &run);
 		return ret;
 	}
@@ -229,11 +233,9 @@ static int create(struct meta *m, struct meta_snapshots *s, struct qcow2_error *
 	if (ret < 0 && meta_check_sound(m, NULL) == 0) {
 		(void)meta_walk_lower(m, m->l1, m->l1_entries, NULL);
 		(void)meta_refresh_copied(m, NULL);
+		meta_guard_remove(&m->engine->guard, META_REGION_INACTIVE_L1, snap->l1_off, len);
 		meta_untake(m, &run);
 	}
-	if (ret == 0 && len > 0)
-		ret = meta_guard_add(&m->engine->guard, META_REGION_INACTIVE_L1, snap->l1_off, len,
-				     err);
 	return ret;
 }
 
@@ -253,14 +255,14 @@ int meta_snapshot_delete(struct meta *m, struct meta_snapshots *s, size_t idx,
 {
 	uint64_t old_len = meta_snapshots_len(s, s->count);
 	struct format_snapshot gone = s->list[idx];
-	uint64_t *l1;
+	uint64_t *l1 = NULL;
 	int ret = begin(m, err);
 
 	if (ret < 0)
 		return ret;
-	l1 = read_l1(m, &gone, err);
-	if (!l1) /* nothing is known of what it holds */
-		return end(m, -EINVAL, err);
+	ret = read_l1(m, &gone, &l1, err);
+	if (ret < 0) /* nothing is known of what it holds */
+		return end(m, ret, err);
 	memmove(&s->list[idx], &s->list[idx + 1], (s->count - idx - 1) * sizeof(s->list[0]));
 	s->count--;
 	ret = switch_table(m, s, old_len, err);
@@ -304,7 +306,8 @@ static int guard_tables(struct meta *m, const uint64_t *l1, uint32_t entries, bo
 }
 
 /* A new active L1 table with the snapshot's entries, at least as large as the present one. */
-static int switch_l1(struct meta *m, uint64_t *l1, uint32_t entries, struct qcow2_error *err)
+static int switch_disk(struct meta *m, uint64_t *l1, uint32_t entries, uint64_t size_bytes,
+		       struct qcow2_error *err)
 {
 	uint64_t len = (uint64_t)entries * LAYOUT_L1_ENTRY_LEN;
 	uint64_t old_off = m->header.l1_off;
@@ -323,10 +326,11 @@ static int switch_l1(struct meta *m, uint64_t *l1, uint32_t entries, struct qcow
 	if (ret == 0)
 		ret = meta_commit_counts(m, err);
 	if (ret < 0) {
+		meta_guard_remove(&m->engine->guard, META_REGION_L1, off, len);
 		meta_untake(m, &run);
 		return ret;
 	}
-	ret = meta_super_write_l1(m, off, entries, err);
+	ret = meta_super_write_disk(m, size_bytes, off, entries, err);
 	if (ret < 0)
 		return header_unknown(m, ret, "L1 table");
 	ret = meta_barrier(m, err);
@@ -336,7 +340,7 @@ static int switch_l1(struct meta *m, uint64_t *l1, uint32_t entries, struct qcow
 }
 
 /* l1 is of m->l1_entries, and m's from now on; the old one is the caller's. */
-static int apply(struct meta *m, uint64_t **l1, struct qcow2_error *err)
+static int apply(struct meta *m, uint64_t **l1, uint64_t size_bytes, struct qcow2_error *err)
 {
 	const uint32_t entries = m->l1_entries;
 	uint64_t *old = m->l1;
@@ -348,7 +352,7 @@ static int apply(struct meta *m, uint64_t **l1, struct qcow2_error *err)
 	}
 	for (uint32_t i = 0; i < entries; i++)
 		(*l1)[i] &= ~LAYOUT_ENTRY_COPIED;
-	ret = switch_l1(m, *l1, entries, err);
+	ret = switch_disk(m, *l1, entries, size_bytes, err);
 	if (ret < 0) {
 		if (meta_check_sound(m, NULL) == 0) {
 			(void)meta_walk_lower(m, *l1, entries, NULL);
@@ -365,7 +369,8 @@ static int apply(struct meta *m, uint64_t **l1, struct qcow2_error *err)
 	return ret;
 }
 
-int meta_snapshot_apply(struct meta *m, const struct format_snapshot *snap, struct qcow2_error *err)
+int meta_snapshot_apply(struct meta *m, const struct format_snapshot *snap, uint64_t size_bytes,
+			struct qcow2_error *err)
 {
 	uint64_t *l1 = NULL;
 	uint64_t *wide;
@@ -373,18 +378,17 @@ int meta_snapshot_apply(struct meta *m, const struct format_snapshot *snap, stru
 
 	if (ret < 0)
 		return ret;
-	ret = meta_l1_grow(m, snap->l1_entries, err);
-	if (ret == 0) {
-		l1 = read_l1(m, snap, err);
-		ret = l1 ? 0 : -EINVAL;
-	}
+	ret = meta_l1_grow(
+		m, max_u64(snap->l1_entries, format_size_to_l1(&m->geometry, size_bytes)), err);
+	if (ret == 0)
+		ret = read_l1(m, snap, &l1, err);
 	if (ret == 0 && m->l1_entries > 0) {
 		wide = mem_realloc(l1, m->l1_entries, sizeof(*l1));
 		if (wide) {
 			l1 = wide;
 			for (uint32_t i = snap->l1_entries; i < m->l1_entries; i++)
 				l1[i] = 0;
-			ret = apply(m, &l1, err);
+			ret = apply(m, &l1, size_bytes, err);
 		} else {
 			ret = error_errno(err, -ENOMEM, "can't apply a snapshot");
 		}

@@ -20,6 +20,9 @@
 int meta_super_write_size(struct meta *m, uint64_t size_bytes, struct qcow2_error *err);
 /* Bytes 36 to 47. Offsets of tables are multiples of the cluster size, here and below. */
 int meta_super_write_l1(struct meta *m, uint64_t l1_off, uint32_t entries, struct qcow2_error *err);
+/* Both at once, and the field between them as it is: the disk becomes another. */
+int meta_super_write_disk(struct meta *m, uint64_t size_bytes, uint64_t l1_off, uint32_t entries,
+			  struct qcow2_error *err);
 /* Bytes 48 to 59. clusters isn't 0. */
 int meta_super_write_reftable(struct meta *m, uint64_t off, uint32_t clusters,
 			      struct qcow2_error *err);

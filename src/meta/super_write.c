@@ -11,7 +11,7 @@
 #include "base/num.h"
 
 /* What a small change writes at most. */
-#define FIELDS_MAX 12
+#define FIELDS_MAX 24
 
 static int write_fields(struct meta *m, uint32_t off, uint32_t end, const uint8_t bytes[FIELDS_MAX],
 			const char *what, struct qcow2_error *err)
@@ -55,6 +55,27 @@ int meta_super_write_l1(struct meta *m, uint64_t l1_off, uint32_t entries, struc
 			   "the place of the L1 table", err);
 	if (ret < 0)
 		return ret;
+	m->header.l1_entries = entries;
+	m->header.l1_off = l1_off;
+	return 0;
+}
+
+int meta_super_write_disk(struct meta *m, uint64_t size_bytes, uint64_t l1_off, uint32_t entries,
+			  struct qcow2_error *err)
+{
+	uint8_t bytes[FIELDS_MAX];
+	int ret;
+
+	assert(is_place(m, l1_off) && entries <= LAYOUT_L1_ENTRIES_MAX);
+	store_be64(bytes, size_bytes);
+	store_be32(bytes + (LAYOUT_OFF_CRYPT_METHOD - LAYOUT_OFF_SIZE), m->header.crypt_method);
+	store_be32(bytes + (LAYOUT_OFF_L1_SIZE - LAYOUT_OFF_SIZE), entries);
+	store_be64(bytes + (LAYOUT_OFF_L1_OFFSET - LAYOUT_OFF_SIZE), l1_off);
+	ret = write_fields(m, LAYOUT_OFF_SIZE, LAYOUT_OFF_L1_OFFSET + 8, bytes,
+			   "the size and the place of the L1 table", err);
+	if (ret < 0)
+		return ret;
+	m->header.size_bytes = size_bytes;
 	m->header.l1_entries = entries;
 	m->header.l1_off = l1_off;
 	return 0;
