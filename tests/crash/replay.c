@@ -176,6 +176,8 @@ static int open_state(struct replay *p, bool new_image)
 	if (world_open(p->w, &image, &how, NULL, &err) < 0)
 		return complain("doesn't open after the crash: %s", err.message);
 	ret = read_state(p, image);
+	if (ret == 0)
+		ret = run_check_shots(p->x.h, p->w, p->cut, "after the crash");
 	if (ret == 0 && dirty)
 		ret = audit_state(p, "opened and repaired", &still);
 	if (ret == 0 && still)

@@ -24,8 +24,9 @@ struct looked {
 	uint64_t incompat, autoclear;
 	bool extended, data_file;
 	uint64_t table_off, table_entries;
-	uint32_t *refs; /* of each cluster */
-	uint8_t *meta;	/* a table or header is there */
+	uint32_t *refs;	   /* of each cluster */
+	uint32_t *flagged; /* COPIED flags that say that a cluster with a larger count has one */
+	uint8_t *meta;	   /* a table or header is there */
 };
 
 static uint64_t be(const struct looked *l, uint64_t off, unsigned n)
@@ -94,6 +95,9 @@ static void check_copied(struct looked *l, uint64_t entry, uint64_t off, const c
 {
 	uint64_t n = stored_count(l, off / l->cs);
 
+	if (!l->a->dirty && entry & COPIED && n > 1 && off / l->cs < l->nclusters)
+		l->flagged[off / l->cs]++;
+	l->a->harmless_flags += !l->a->dirty && !(entry & COPIED) && n == 1;
 	if (!l->a->dirty && ((entry & COPIED) != 0) != (n == 1))
 		corrupt(l, "%s %" PRIu64 " (0x%016" PRIx64 "): the refcount is %" PRIu64, who, idx,
 			entry, n);
@@ -230,6 +234,8 @@ static void compare_counts(struct looked *l)
 			continue;
 		}
 		count = stored_count(l, c);
+		if (refs == 1)
+			l->a->harmless_flags += l->flagged[c];
 		if (count < refs)
 			corrupt(l,
 				"cluster 0x%" PRIx64 " has %" PRIu64
@@ -288,7 +294,8 @@ void audit_image(const uint8_t *bytes, uint64_t len, struct audit *a)
 	l.nclusters = len / l.cs + 4096;
 	l.refs = calloc(l.nclusters, sizeof(*l.refs));
 	l.meta = calloc(l.nclusters, 1);
-	if (!l.refs || !l.meta)
+	l.flagged = calloc(l.nclusters, sizeof(*l.flagged));
+	if (!l.refs || !l.meta || !l.flagged)
 		abort();
 	refer(&l, 0, l.cs, true, "header", 0);
 	see_refcounts(&l);
@@ -300,5 +307,6 @@ void audit_image(const uint8_t *bytes, uint64_t len, struct audit *a)
 	if (!a->dirty)
 		compare_counts(&l);
 	free(l.refs);
+	free(l.flagged);
 	free(l.meta);
 }

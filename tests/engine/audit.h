@@ -18,6 +18,8 @@
 struct audit {
 	bool dirty; /* the image says that its refcounts mean nothing */
 	uint64_t corruptions;
+	/* those of them that are flags that could be set, or are but for a count too high */
+	uint64_t harmless_flags;
 	uint64_t leaks;		  /* clusters */
 	uint64_t size_bytes;	  /* of the disk */
 	uint64_t data_clusters;	  /* standard clusters that the active table maps */

@@ -42,6 +42,13 @@ static void extent_of(const struct event *e, uint64_t max_size, uint64_t *off, u
 	*len = e->kind == EVENT_SIZE ? max_size - e->size : e->len;
 	if (e->kind == EVENT_FLUSH)
 		*len = 0;
+	if (e->kind == EVENT_WHOLE)
+		*len = max_size;
+}
+
+static bool changes_size(const struct event *e)
+{
+	return e->kind == EVENT_SIZE || e->kind == EVENT_WHOLE;
 }
 
 static void apply(const struct event *e, uint8_t *disk, uint64_t max_size)
@@ -73,12 +80,14 @@ static void make_durable(struct expected *x, size_t flush)
 		extent_of(e, x->max_size, &off, &len);
 		if (len > 0)
 			memset(x->vague + off, e->failed, len);
-		if (e->kind == EVENT_SIZE)
+		if (e->loose && !e->failed)
+			memcpy(x->vague, e->loose, x->max_size);
+		if (changes_size(e))
 			x->vague_size = e->failed;
 		if (e->failed)
 			continue;
 		apply(e, x->durable, x->max_size);
-		if (e->kind == EVENT_SIZE)
+		if (changes_size(e))
 			x->durable_size = e->size;
 	}
 	while (x->first_open < flush && x->settled[x->first_open])
@@ -149,7 +158,7 @@ static int check_size(const struct expected *x, uint64_t size, const char *when)
 	if (size == x->durable_size)
 		return 0;
 	for (size_t i = x->vague_size ? 0 : x->first_open; i < x->next; i++) {
-		if ((!x->settled[i] || x->vague_size) && x->h->events[i].kind == EVENT_SIZE &&
+		if ((!x->settled[i] || x->vague_size) && changes_size(&x->h->events[i]) &&
 		    x->h->events[i].size == size)
 			return 0;
 	}
@@ -157,8 +166,42 @@ static int check_size(const struct expected *x, uint64_t size, const char *when)
 			size, x->durable_size);
 }
 
+/* The one event that isn't durable, if it makes the disk another as a whole. */
+static const struct event *only_whole(const struct expected *x)
+{
+	const struct event *whole = NULL;
+
+	for (size_t i = x->first_open; i < x->next; i++) {
+		const struct event *e = &x->h->events[i];
+
+		if (e->kind == EVENT_FLUSH || x->settled[i])
+			continue;
+		if (e->kind != EVENT_WHOLE || e->failed || whole)
+			return NULL;
+		whole = e;
+	}
+	return whole;
+}
+
+/* All of the one disk, or all of the other. */
+static int check_whole(const struct expected *x, const struct event *e, const uint8_t *found,
+		       uint64_t size, const char *when)
+{
+	if (size == x->durable_size && memcmp(found, x->durable, size) == 0)
+		return 0;
+	if (size == e->size && memcmp(found, e->bytes, size) == 0)
+		return 0;
+	return complain("%s: a disk of 0x%" PRIx64 " bytes that is neither that before nor that "
+			"after going back to a snapshot",
+			when, size);
+}
+
 int expected_check(const struct expected *x, const uint8_t *found, uint64_t size, const char *when)
 {
+	const struct event *whole = only_whole(x);
+
+	if (whole)
+		return check_whole(x, whole, found, size, when);
 	if (check_size(x, size, when) < 0)
 		return -1;
 	for (uint64_t at = 0; at < size; at += SECTOR) {

@@ -24,6 +24,11 @@ void history_release(struct history *h)
 {
 	for (size_t i = 0; i < h->count; i++)
 		free(h->events[i].bytes);
+	for (size_t i = 0; i < h->nshots; i++) {
+		free(h->shots[i].bytes);
+		free(h->shots[i].loose);
+	}
+	free(h->shots);
 	free(h->events);
 	pthread_mutex_destroy(&h->lock);
 	*h = (struct history){0};
@@ -301,6 +306,169 @@ int run_resize(struct run *r, uint64_t size)
 	if (qcow2_size(r->image) != size)
 		return complain("%s: the size is 0x%" PRIx64, r->last, qcow2_size(r->image));
 	return outcome(r, ret);
+}
+
+/* ---- snapshots ---- */
+
+static size_t tape_now(const struct run *r)
+{
+	return r->history->tape ? tape_count(r->history->tape) : 0;
+}
+
+static void *copy_of(const void *bytes, size_t len)
+{
+	void *copy = malloc(len);
+
+	assert(copy);
+	return memcpy(copy, bytes, len);
+}
+
+/* Widths of refcounts that are too narrow for one more, and what has no snapshots. */
+static bool may_refuse_shot(const struct world *w, int ret)
+{
+	return (ret == -ERANGE && w->c.refcount_bits < 8) ||
+	       (ret == -ENOTSUP && (w->c.raw || w->c.data != DATA_INSIDE));
+}
+
+int run_take(struct run *r)
+{
+	struct history *h = r->history;
+	struct shot *s;
+	struct event *e;
+	int ret;
+
+	if (!h || skip(r))
+		return 0;
+	h->shots = realloc(h->shots, (h->nshots + 1) * sizeof(*h->shots));
+	assert(h->shots);
+	s = &h->shots[h->nshots++];
+	*s = (struct shot){.size = r->w->size, .born_start = tape_now(r)};
+	s->gone_start = s->gone_end = SIZE_MAX;
+	s->bytes = copy_of(r->w->bytes, r->w->max_size);
+	s->loose = r->loose ? copy_of(r->loose, r->w->max_size) : NULL;
+	snprintf(s->name, sizeof(s->name), "s%zu", h->nshots);
+	snprintf(r->last, sizeof(r->last), "take snapshot %s", s->name);
+	r->w->flags_may_miss |= r->w->c.version == 2;
+	e = begin(r, EVENT_FLUSH, 0, 0);
+	ret = qcow2_snapshot_create(r->image, s->name, NULL, &r->err);
+	end(r, e, ret);
+	s->born_end = tape_now(r);
+	s->born_failed = ret < 0;
+	if (may_refuse_shot(r->w, ret)) {
+		s->gone_start = s->gone_end = 0;
+		return 0;
+	}
+	return outcome(r, ret);
+}
+
+static bool is_shot(const struct history *h, size_t idx)
+{
+	return h && idx < h->nshots && h->shots[idx].gone_start == SIZE_MAX;
+}
+
+/* A snapshot that perhaps wasn't taken, or perhaps is gone, need not be found. */
+static bool may_miss(const struct shot *s, int ret)
+{
+	return ret == -ENOENT && (s->born_failed || s->gone_failed);
+}
+
+int run_go_back(struct run *r, size_t idx)
+{
+	struct history *h = r->history;
+	struct event *e;
+	struct shot *s;
+	int ret;
+
+	if (!is_shot(h, idx) || skip(r))
+		return 0;
+	s = &h->shots[idx];
+	if (run_flush(r) < 0) /* so that only one of two disks may be found */
+		return -1;
+	snprintf(r->last, sizeof(r->last), "go back to snapshot %s", s->name);
+	r->w->flags_may_miss |= r->w->c.version == 2;
+	e = begin(r, EVENT_WHOLE, 0, r->w->max_size);
+	keep_bytes(e, s->bytes);
+	e->size = s->size;
+	e->loose = s->loose;
+	ret = qcow2_snapshot_apply(r->image, s->name, 0, &r->err);
+	end(r, e, ret);
+	also_flush(r, e, ret);
+	if (may_miss(s, ret) || (ret == -ENOTSUP && may_refuse_resize(r->w, s->size)))
+		return 0;
+	if (ret == 0 || r->loose) {
+		r->w->size = qcow2_size(r->image);
+		loosen(r, 0, r->w->max_size, ret < 0);
+	}
+	if (ret == 0) {
+		memcpy(r->w->bytes, s->bytes, r->w->max_size);
+		if (s->loose)
+			memcpy(r->loose, s->loose, r->w->max_size);
+		if (r->w->size != s->size)
+			return complain("%s: the size is 0x%" PRIx64, r->last, r->w->size);
+	}
+	return outcome(r, ret);
+}
+
+int run_forget(struct run *r, size_t idx)
+{
+	struct history *h = r->history;
+	struct event *e;
+	struct shot *s;
+	int ret;
+
+	if (!is_shot(h, idx) || skip(r))
+		return 0;
+	s = &h->shots[idx];
+	snprintf(r->last, sizeof(r->last), "delete snapshot %s", s->name);
+	r->w->flags_may_miss |= r->w->c.version == 2;
+	s->gone_start = tape_now(r);
+	e = begin(r, EVENT_FLUSH, 0, 0);
+	ret = qcow2_snapshot_delete(r->image, s->name, QCOW2_SNAPSHOT_BY_NAME, &r->err);
+	end(r, e, ret);
+	s->gone_end = tape_now(r);
+	s->gone_failed = ret < 0;
+	return may_miss(s, ret) ? 0 : outcome(r, ret);
+}
+
+static int read_shot(const struct shot *s, struct qcow2_image *image, const char *when)
+{
+	struct qcow2_error err = {0};
+	uint8_t *buf = malloc(s->size + 1);
+	int ret = 0;
+
+	if (qcow2_size(image) < s->size || qcow2_pread(image, buf, s->size, 0, &err) < 0)
+		ret = complain("%s: snapshot %s: %s", when, s->name, err.message);
+	for (uint64_t i = 0; ret == 0 && i < s->size; i++) {
+		if (buf[i] != s->bytes[i] && !(s->loose && s->loose[i]))
+			ret = complain("%s: snapshot %s: 0x%02x instead of 0x%02x at 0x%" PRIx64,
+				       when, s->name, buf[i], s->bytes[i], i);
+	}
+	free(buf);
+	return ret;
+}
+
+int run_check_shots(const struct history *h, struct world *w, size_t cut, const char *when)
+{
+	int ret = 0;
+
+	for (size_t i = 0; ret == 0 && i < h->nshots; i++) {
+		const struct shot *s = &h->shots[i];
+		bool gone = s->gone_end != SIZE_MAX && s->gone_end <= cut && !s->gone_failed;
+		bool must = s->born_end <= cut && s->gone_start >= cut && !s->born_failed;
+		struct qcow2_error err = {0};
+		struct qcow2_image *image;
+		int opened;
+
+		opened = world_open(w, &image, NULL, s->name, &err);
+		if (opened == 0) {
+			ret = gone ? complain("%s: snapshot %s is still there", when, s->name)
+				   : read_shot(s, image, when);
+			qcow2_close(image);
+		} else if (must || opened != -ENOENT) {
+			ret = complain("%s: snapshot %s: %s", when, s->name, err.message);
+		}
+	}
+	return ret;
 }
 
 int run_read(struct run *r, uint64_t off, uint64_t len)

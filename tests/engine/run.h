@@ -9,21 +9,33 @@
 
 #include "engine/world.h"
 
-enum event_kind { EVENT_CHANGE, EVENT_FLUSH, EVENT_SIZE };
+enum event_kind { EVENT_CHANGE, EVENT_FLUSH, EVENT_SIZE, EVENT_WHOLE };
 
 struct event {
 	enum event_kind kind;
 	uint64_t guest_off, len; /* of a change */
 	uint8_t *bytes;		 /* NULL: zeros */
-	uint64_t size;		 /* of the disk, for SIZE */
+	const uint8_t *loose;	 /* of WHOLE: what of them isn't known; or NULL */
+	uint64_t size;		 /* of the disk, for SIZE and WHOLE (the disk became another) */
 	size_t start, end;	 /* of the tape, when the request began and when it returned */
 	uint64_t began, ended;	 /* the same by a clock that says which of two came first */
 	bool failed;
 };
 
 /* Several threads may write one, if what they change doesn't overlap. */
+/* The life of an internal snapshot. */
+struct shot {
+	char name[16];
+	uint8_t *bytes, *loose; /* the disk then, and what of it isn't known; NULL: all is */
+	uint64_t size;
+	size_t born_start, born_end, gone_start, gone_end; /* of the tape; SIZE_MAX: not yet */
+	bool born_failed, gone_failed;
+};
+
 struct history {
 	struct tape *tape; /* NULL: no ends are noted */
+	struct shot *shots;
+	size_t nshots;
 	pthread_mutex_t lock;
 	struct event *events; /* most of them: they don't move; in the order of start */
 	size_t count, most;   /* guarded by lock, as is the clock */
@@ -65,6 +77,16 @@ int run_flush(struct run *r);
 int run_resize(struct run *r, uint64_t size);
 /* Reads and compares. */
 int run_read(struct run *r, uint64_t off, uint64_t len);
+/* Snapshots, with a history only. The disk is flushed by each. */
+int run_take(struct run *r);
+/* idx: of the history's shots; nothing happens if that one is gone. */
+int run_go_back(struct run *r, size_t idx);
+int run_forget(struct run *r, size_t idx);
+/*
+ * Each snapshot that there must be after the first cut entries of the tape reads as it was; those
+ * that may be there do so if they are.
+ */
+int run_check_shots(const struct history *h, struct world *w, size_t cut, const char *when);
 /* Finishes and closes. */
 int run_close(struct run *r);
 

@@ -184,6 +184,46 @@ static int reopen_often(struct run *r)
 	return ret;
 }
 
+/* Taken, gone back to and deleted, with writes between that are there, or not, in each. */
+static int keep_snapshots(struct run *r)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < 4; i++) {
+		ret = scatter(r, 3, 3000, 9);
+		if (ret == 0)
+			ret = run_take(r);
+		if (ret == 0)
+			ret = pack(r, i, 1);
+		if (ret == 0)
+			ret = run_discard(r, world_cluster(r->w) * 5, world_cluster(r->w) * 2);
+		if (ret == 0 && i % 2)
+			ret = run_go_back(r, i / 2);
+		if (ret == 0 && i)
+			ret = run_forget(r, i - 1);
+	}
+	return ret;
+}
+
+/* Going back to disks of other sizes. */
+static int keep_sizes(struct run *r)
+{
+	static const unsigned percent[] = {60, 150};
+	uint64_t start = r->w->size;
+	int ret = run_take(r);
+
+	for (unsigned i = 0; ret == 0 && i < ARRAY_LEN(percent); i++) {
+		ret = run_resize(r, align_down(start / 100 * percent[i], 512));
+		if (ret == 0)
+			ret = scatter(r, 3, 3000, 9);
+		if (ret == 0)
+			ret = run_take(r);
+	}
+	for (unsigned i = 0; ret == 0 && i < 4; i++)
+		ret = run_go_back(r, (i * 2) % 3);
+	return ret == 0 ? run_forget(r, 1) : ret;
+}
+
 static int anything(struct run *r)
 {
 	int ret = 0;
@@ -338,6 +378,18 @@ const struct workload workloads[] = {
 	{IMAGE("data-file-zeros", 3, 12, 16, 200 * K, .data = DATA_FILE, OVER_RAW),
 	 .run = write_zeros},
 	{IMAGE("data-file-raw", 3, 12, 16, 200 * K, .data = DATA_FILE_RAW), .run = write_zeros},
+	{IMAGE("snapshots-512", 3, 9, 16, 40 * K, .filled = true), .run = keep_snapshots,
+	 .samples = 1},
+	{IMAGE("snapshots-4k", 3, 12, 16, 100 * K, .filled = true), .run = keep_snapshots},
+	{IMAGE("snapshots-v2", 2, 12, 16, 100 * K, .filled = true), .run = keep_snapshots},
+	{IMAGE("snapshots-w2", 3, 12, 2, 100 * K, .filled = true), .run = keep_snapshots,
+	 .samples = 1},
+	{IMAGE("snapshots-lazy", 3, 12, 16, 100 * K, .lazy = true), .run = keep_snapshots,
+	 .samples = 1},
+	{IMAGE("snapshots-subclusters", 3, 14, 16, 200 * K, .extended = true, OVER_RAW),
+	 .run = keep_snapshots, .samples = 1},
+	{IMAGE("snapshots-resize", 3, 9, 16, 60 * K, .filled = true), .run = keep_sizes,
+	 .samples = 1},
 	{IMAGE("any-512", 3, 9, 16, 60 * K, .raw = false), .run = anything},
 	{IMAGE("any-4k-snapshot", 3, 12, 16, 200 * K, SNAPSHOT), .run = anything},
 	{IMAGE("any-subclusters", 3, 14, 16, 300 * K, .extended = true, OVER_RAW), .run = anything},

@@ -46,6 +46,11 @@ struct world {
 	uint64_t size, max_size;
 	uint8_t *snapshot_bytes; /* what the snapshot reads as; NULL: there is none */
 	uint64_t snapshot_size;
+	/*
+	 * A snapshot operation may have been cut off in version 2, where no dirty bit excuses the
+	 * COPIED flags that it leaves unset.
+	 */
+	bool flags_may_miss;
 };
 
 /* ---- numbers ---- */

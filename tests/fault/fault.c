@@ -240,6 +240,8 @@ static int look_at_file(struct trial *t)
 		return complain("doesn't open afterwards: %s", err.message);
 	ret = check_content(t, image);
 	qcow2_close(image);
+	if (ret == 0)
+		ret = run_check_shots(&t->h, t->w, SIZE_MAX, "the file afterwards");
 	return ret < 0 ? ret : world_audit(t->w, "opened and closed again", &a);
 }
 
