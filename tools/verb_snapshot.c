@@ -50,9 +50,8 @@ const struct cli_command snapshot_command = {
 	.operands = "FILE",
 	.summary = "Takes, applies, deletes and lists internal snapshots.",
 	.options = snapshot_options,
-	.notes =
-		"\nNames may occur twice: the first is meant. The disk keeps its snapshots when it\n"
-		"goes back to one, and loses what was written since.",
+	.notes = "\nNames may occur twice: the first is meant. The disk keeps its snapshots\n"
+		 "when it goes back to one, and loses what was written since.",
 	.failure_status = EXIT_FAILURE,
 };
 

@@ -156,7 +156,8 @@ def test_odd_bytes_in_names(work):
     (work / "ours.qcow2").rename(work / "x")
     (work / "theirs.qcow2").rename(work / "ours.qcow2")
     (work / "x").rename(work / "theirs.qcow2")
-    listed = [qemu_img("snapshot", "-l", f"{who}.qcow2", cwd=work).out for who in ("ours", "theirs")]
+    listed = [qemu_img("snapshot", "-l", name, cwd=work).out
+              for name in ("ours.qcow2", "theirs.qcow2")]
     assert timeless(listed[0]) == timeless(listed[1])
     assert "\t" not in tool("snapshot", "-l", "ours.qcow2", cwd=work).succeeded().out
     for odd in (b"nine\xff\xfe", b"tab\there"):
