@@ -183,7 +183,7 @@ def meson_tests(run, name, folder, *options):
     patience = "20" if run.mode == "long" else "2"
     argv = ["meson", "test", "-C", str(folder), "--no-rebuild", "--print-errorlogs",
             "--num-processes", str(JOBS), "--timeout-multiplier", patience, *options]
-    run.suite(name, 240, argv, folder / "meson-logs/testlog.junit.xml")
+    run.suite(name, 360, argv, folder / "meson-logs/testlog.junit.xml")
 
 
 def threaded_tests(folder):

@@ -708,8 +708,9 @@ struct qcow2_check_finding {
 };
 
 #define QCOW2_REPAIR_NONE 0u
-#define QCOW2_REPAIR_LEAKS 1u /* refcounts that are too high, and flags if nothing else is wrong   \
-			       */
+#define QCOW2_REPAIR_LEAKS                                                                         \
+	1u /* refcounts that are too high, and flags if nothing else is wrong                      \
+	    */
 #define QCOW2_REPAIR_ALL 2u
 
 struct qcow2_check_options {
