@@ -72,6 +72,24 @@ static int reopen(struct run *r)
 	return run_open(r);
 }
 
+/* A few are alive at any time. */
+static int keep_snapshots(struct run *r)
+{
+	struct history *h = r->history;
+	size_t idx, alive = 0;
+
+	if (!h)
+		return 0;
+	for (size_t i = 0; i < h->nshots; i++)
+		alive += h->shots[i].gone_start == SIZE_MAX;
+	idx = h->nshots ? rnd_below(&r->rng, h->nshots) : 0;
+	for (size_t i = 0; alive && h->shots[idx].gone_start != SIZE_MAX && i < h->nshots; i++)
+		idx = (idx + 1) % h->nshots;
+	if (alive == 0 || (alive < 4 && rnd_below(&r->rng, 2)))
+		return run_take(r);
+	return rnd_below(&r->rng, 2) ? run_go_back(r, idx) : run_forget(r, idx);
+}
+
 int random_step(struct run *r)
 {
 	unsigned kind = (unsigned)rnd_below(&r->rng, 1000);
@@ -90,7 +108,9 @@ int random_step(struct run *r)
 		return run_discard(r, off, len);
 	if (kind < 940)
 		return write_compressed(r, off, len);
-	if (kind < 980)
+	if (kind < 970)
 		return run_flush(r);
+	if (kind < 980)
+		return keep_snapshots(r);
 	return kind < 990 ? resize(r) : reopen(r);
 }

@@ -39,7 +39,7 @@ static struct event *begin(struct run *r, enum event_kind kind, uint64_t off, ui
 	struct history *h = r->history;
 	struct event *e;
 
-	if (!h)
+	if (!h || h->only_shots)
 		return NULL;
 	pthread_mutex_lock(&h->lock);
 	assert(h->count < h->most);
@@ -265,7 +265,7 @@ static bool may_refuse_resize(const struct world *w, uint64_t size)
 	if (getenv("NORESIZE"))
 		return true;
 	return !w->c.raw && w->c.version == 2 &&
-	       (w->snapshot_bytes ||
+	       (w->snapshot_bytes || w->flags_may_miss ||
 		(size > w->size && w->c.backing != BACKING_NONE && w->c.backing_size > w->size));
 }
 
@@ -323,10 +323,10 @@ static void *copy_of(const void *bytes, size_t len)
 	return memcpy(copy, bytes, len);
 }
 
-/* Widths of refcounts that are too narrow for one more, and what has no snapshots. */
+/* Refcounts too narrow for one more (compressed clusters share), and what has no snapshots. */
 static bool may_refuse_shot(const struct world *w, int ret)
 {
-	return (ret == -ERANGE && w->c.refcount_bits < 8) ||
+	return (ret == -ERANGE && w->c.refcount_bits <= 8) ||
 	       (ret == -ENOTSUP && (w->c.raw || w->c.data != DATA_INSIDE));
 }
 
@@ -355,7 +355,12 @@ int run_take(struct run *r)
 	s->born_end = tape_now(r);
 	s->born_failed = ret < 0;
 	if (may_refuse_shot(r->w, ret)) {
-		s->gone_start = s->gone_end = 0;
+		s->gone_start = s->gone_end = 0; /* it mustn't be there */
+		if (ret == -ENOTSUP) {
+			free(s->bytes);
+			free(s->loose);
+			h->nshots--;
+		}
 		return 0;
 	}
 	return outcome(r, ret);
@@ -388,12 +393,16 @@ int run_go_back(struct run *r, size_t idx)
 	r->w->flags_may_miss |= r->w->c.version == 2;
 	e = begin(r, EVENT_WHOLE, 0, r->w->max_size);
 	keep_bytes(e, s->bytes);
-	e->size = s->size;
-	e->loose = s->loose;
+	if (e) {
+		e->size = s->size;
+		e->loose = s->loose;
+	}
 	ret = qcow2_snapshot_apply(r->image, s->name, 0, &r->err);
 	end(r, e, ret);
 	also_flush(r, e, ret);
-	if (may_miss(s, ret) || (ret == -ENOTSUP && may_refuse_resize(r->w, s->size)))
+	/* -ERANGE: what both disks share is counted once more on the way */
+	if (may_miss(s, ret) || (ret == -ERANGE && may_refuse_shot(r->w, ret)) ||
+	    (ret == -ENOTSUP && may_refuse_resize(r->w, s->size)))
 		return 0;
 	if (ret == 0 || r->loose) {
 		r->w->size = qcow2_size(r->image);

@@ -34,6 +34,7 @@ struct shot {
 
 struct history {
 	struct tape *tape; /* NULL: no ends are noted */
+	bool only_shots;   /* no events: the life of the snapshots is enough */
 	struct shot *shots;
 	size_t nshots;
 	pthread_mutex_t lock;

@@ -7,9 +7,12 @@
 
 int model_alone(struct world *w, uint64_t seed, uint64_t nops)
 {
-	struct run r = {.w = w, .rng = seed, .tag = seed << 20};
+	struct history shots;
+	struct run r = {.w = w, .rng = seed, .tag = seed << 20, .history = &shots};
 	int ret;
 
+	history_init(&shots, NULL, 1);
+	shots.only_shots = true;
 	w->file.garbage = rnd_below(&r.rng, 2);
 	w->data.garbage = w->file.garbage && w->c.data != DATA_FILE_RAW;
 	r.how = random_how(&w->c, &r.rng);
@@ -25,5 +28,8 @@ int model_alone(struct world *w, uint64_t seed, uint64_t nops)
 		qcow2_close(r.image);
 	else if (ret == 0)
 		ret = run_close(&r);
+	if (ret == 0)
+		ret = run_check_shots(&shots, w, SIZE_MAX, "at the end");
+	history_release(&shots);
 	return ret < 0 ? -1 : 0;
 }
