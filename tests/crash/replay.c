@@ -17,7 +17,7 @@
 
 #define SECTOR 512u
 #define EVERY_SUBSET 4	 /* of that many operations all subsets are tried */
-#define SAMPLES 3	 /* of each kind, at each cut */
+#define SAMPLES 2	 /* of each kind, at each cut */
 #define USE_EVERY 4	 /* one of so many states is written to */
 #define MAX_COMPLAINTS 3 /* then a workload is given up */
 
