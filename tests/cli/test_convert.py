@@ -194,7 +194,7 @@ def test_progress_in_percent(source, work):
 def slow(work):
     """A source that -r keeps busy for a few seconds."""
     Path(work, "big.raw").write_bytes(os.urandom(12 << 20))
-    return ["convert", "-f", "raw", "-r", "6M", "-O", "qcow2", "big.raw"]
+    return ["convert", "-f", "raw", "-r", "3M", "-O", "qcow2", "big.raw"]
 
 
 def test_a_long_job_shows_its_progress_on_a_terminal_only(work):
