@@ -88,12 +88,17 @@ static int switch_header(struct meta *m, uint64_t host_off, uint32_t entries,
 static void adopt(struct meta *m, struct wider *w)
 {
 	struct meta_order *o = &m->engine->order;
-	struct wider old = {.l1 = m->l1, .l1_dirty = o->l1_dirty, .l2 = m->l2};
+	struct wider old;
 
+	/* who gives clusters away is outside the gate, and may have to commit for room in a cache
+	 */
+	meta_slot_take(&o->commit);
+	old = (struct wider){.l1 = m->l1, .l1_dirty = o->l1_dirty, .l2 = m->l2};
 	m->l1 = w->l1;
 	m->l1_entries = w->entries;
 	m->l2 = w->l2;
 	o->l1_dirty = w->l1_dirty;
+	meta_slot_leave(&o->commit);
 	*w = (struct wider){0};
 	release_wider(&old);
 }

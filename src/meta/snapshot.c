@@ -360,7 +360,11 @@ static int apply(struct meta *m, uint64_t **l1, uint64_t size_bytes, struct qcow
 		}
 		return ret;
 	}
+	/* who gives clusters away is outside the gate, and may have to commit for room in a cache
+	 */
+	meta_slot_take(&m->engine->order.commit);
 	m->l1 = *l1;
+	meta_slot_leave(&m->engine->order.commit);
 	*l1 = old;
 	(void)guard_tables(m, old, entries, false, NULL);
 	ret = guard_tables(m, m->l1, entries, true, err);
