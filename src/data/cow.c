@@ -16,10 +16,10 @@
 #include "data/write.h"
 
 #define PIECES 64
-#define GAP_MAX (16u * 1024)   /* between two fills: reading it costs less than another read */
-#define ZEROS_LEN (64u * 1024) /* longer runs of zeros are left to the store */
+#define GAP_MAX (16u * 1024) /* between two fills: reading it costs less than another read */
 
-static const uint8_t zeros[ZEROS_LEN] __attribute__((aligned(4096)));
+/* Longer runs of zeros are left to the store. */
+const uint8_t data_zeros[DATA_ZEROS_LEN] __attribute__((aligned(4096)));
 
 /* Something to be filled in, before or behind the guest's data. */
 struct fill {
@@ -30,16 +30,6 @@ struct fill {
 };
 
 /* ---- how much has to be filled in ---- */
-
-/* The part of cluster idx that the piece writes, as offsets in the cluster. */
-static void written_part(const struct data_chunk *c, unsigned idx, uint64_t *from, uint64_t *to)
-{
-	const uint64_t cs = c->w->m->geometry.cluster_size;
-	uint64_t start = c->first_off + idx * cs;
-
-	*from = c->guest_off > start ? c->guest_off - start : 0;
-	*to = min_u64(c->end - start, cs);
-}
 
 /*
  * What of cluster idx gets its data in the new place, rounded to subclusters. In a cluster that
@@ -53,7 +43,7 @@ static void filled_part(const struct data_chunk *c, unsigned idx, bool ours, uin
 	const uint64_t sub = 1ull << g->subcluster_bits;
 	uint64_t a, b;
 
-	written_part(c, idx, from, to);
+	data_covered_part(c, idx, from, to);
 	a = align_down(*from, sub);
 	b = align_up(*to, sub);
 	if (!g->extended_l2) {
@@ -79,23 +69,6 @@ static void filled_part(const struct data_chunk *c, unsigned idx, bool ours, uin
 
 /* ---- what it is ---- */
 
-static int reads_as_zeros(struct data_writer *w, const struct fill *f, bool *is_zero,
-			  struct qcow2_error *err)
-{
-	uint64_t end = min_u64(f->guest_off + f->len, w->m->size_bytes);
-	struct data_run r;
-	int ret;
-
-	*is_zero = true;
-	for (uint64_t off = f->guest_off; off < end && *is_zero; off += r.run.len_bytes) {
-		ret = data_map(w->layers, off, end - off, &r, err);
-		if (ret < 0)
-			return ret;
-		*is_zero = r.run.kind == DISK_RUN_ZERO || r.run.kind == DISK_RUN_ABSENT;
-	}
-	return 0;
-}
-
 /* What the guest would read there, with zeros behind the end of the disk; *bytes is the caller's.
  */
 static int load(struct data_writer *w, uint64_t guest_off, uint64_t len, uint8_t **bytes,
@@ -119,10 +92,12 @@ static int load_fills(struct data_writer *w, struct fill *head, struct fill *tai
 		      struct qcow2_error *err)
 {
 	uint64_t gap = tail->guest_off - (head->guest_off + head->len);
-	int ret = reads_as_zeros(w, head, &head->is_zero, err);
+	int ret =
+		data_is_zero(w, head->guest_off, head->guest_off + head->len, &head->is_zero, err);
 
 	if (ret == 0)
-		ret = reads_as_zeros(w, tail, &tail->is_zero, err);
+		ret = data_is_zero(w, tail->guest_off, tail->guest_off + tail->len, &tail->is_zero,
+				   err);
 	if (ret < 0)
 		return ret;
 	if (!head->is_zero && !tail->is_zero && gap <= GAP_MAX) {
@@ -152,7 +127,7 @@ static void free_fills(struct fill *head, struct fill *tail)
 static int write_long_zeros(struct qcow2_storage store, const struct fill *f, uint64_t host_off,
 			    bool fresh, struct qcow2_error *err)
 {
-	if (!f->is_zero || f->len <= ZEROS_LEN || fresh)
+	if (!f->is_zero || f->len <= DATA_ZEROS_LEN || fresh)
 		return 0;
 	return storage_zero(store, host_off, f->len, 0, err);
 }
@@ -160,9 +135,9 @@ static int write_long_zeros(struct qcow2_storage store, const struct fill *f, ui
 /* The fill as a piece of the one write, if it is one. */
 static unsigned fill_piece(const struct fill *f, bool fresh, struct iovec *iov)
 {
-	if (f->len == 0 || (f->is_zero && (fresh || f->len > ZEROS_LEN)))
+	if (f->len == 0 || (f->is_zero && (fresh || f->len > DATA_ZEROS_LEN)))
 		return 0;
-	iov->iov_base = f->is_zero ? (void *)(uintptr_t)zeros : f->bytes;
+	iov->iov_base = f->is_zero ? (void *)(uintptr_t)data_zeros : f->bytes;
 	iov->iov_len = f->len;
 	return 1;
 }
@@ -252,13 +227,12 @@ void data_drop_old(struct data_writer *w, const struct format_l2_entry *e, bool 
 
 static int map_place(struct data_chunk *c, const struct data_place *p, struct qcow2_error *err)
 {
-	const uint64_t cs = c->w->m->geometry.cluster_size;
 	struct meta_entry entries[DATA_CHUNK];
 	int ret;
 
 	for (unsigned i = 0; i < p->n; i++)
 		entries[i] = new_entry(c, p, p->first + i);
-	ret = meta_entries_set(c->w->m, c->first_off + p->first * cs, entries, p->n, true, err);
+	ret = meta_entries_set(c->w->m, data_cluster_off(c, p->first), entries, p->n, true, err);
 	for (unsigned i = 0; ret == 0 && !p->ours && i < p->n; i++)
 		data_drop_old(c->w, &c->e[p->first + i], false);
 	return ret;
@@ -268,8 +242,8 @@ int data_write_place(struct data_chunk *c, const struct data_place *p, struct io
 		     struct qcow2_error *err)
 {
 	const uint64_t cs = c->w->m->geometry.cluster_size;
-	uint64_t start = c->first_off + p->first * cs;
-	uint64_t last = c->first_off + (p->first + p->n - 1) * cs;
+	uint64_t start = data_cluster_off(c, p->first);
+	uint64_t last = data_cluster_off(c, p->first + p->n - 1);
 	uint64_t data_start = max_u64(start, c->guest_off);
 	uint64_t data_end = min_u64(last + cs, c->end);
 	struct assembly a = {.data_len = data_end - data_start, .fresh = p->fresh};

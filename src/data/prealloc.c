@@ -42,7 +42,7 @@ static int map_empty(struct data_chunk *c, const struct data_place *p, struct qc
 		if (c->w->m->geometry.extended_l2 && c->w->has_backing)
 			e[i].bitmap = format_subcluster_bitmap(0, UINT32_MAX);
 	}
-	return meta_entries_set(c->w->m, c->first_off + p->first * cs, e, p->n, true, err);
+	return meta_entries_set(c->w->m, data_cluster_off(c, p->first), e, p->n, true, err);
 }
 
 static bool is_empty(const struct data_chunk *c, unsigned idx)

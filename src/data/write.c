@@ -17,8 +17,7 @@
 
 static int bad_entry(struct data_chunk *c, unsigned idx, struct qcow2_error *err)
 {
-	const struct meta *m = c->w->m;
-	uint64_t guest_off = c->first_off + idx * m->geometry.cluster_size;
+	uint64_t guest_off = data_cluster_off(c, idx);
 
 	error_set_at(err, -EUCLEAN, guest_off, c->e[idx].host_off,
 		     "the L2 entry 0x%016" PRIx64 " for guest offset 0x%" PRIx64 " has %s",
@@ -34,7 +33,7 @@ static int decode_chunk(struct data_chunk *c, struct qcow2_error *err)
 	for (unsigned i = 0; i < c->n; i++) {
 		c->e[i] = format_l2_decode(g, c->raw[i].raw, c->raw[i].bitmap);
 		if (g->data_file)
-			format_l2_check_data_file(g, &c->e[i], c->first_off + i * g->cluster_size);
+			format_l2_check_data_file(g, &c->e[i], data_cluster_off(c, i));
 		if (c->e[i].faults & FORMAT_FAULT_FATAL)
 			return bad_entry(c, i, err);
 	}
@@ -69,6 +68,36 @@ void data_chunk_leave(struct data_chunk *c)
 	data_range_leave(&c->w->ranges, &c->range);
 }
 
+uint64_t data_cluster_off(const struct data_chunk *c, unsigned idx)
+{
+	return c->first_off + idx * c->w->m->geometry.cluster_size;
+}
+
+void data_covered_part(const struct data_chunk *c, unsigned idx, uint64_t *from, uint64_t *to)
+{
+	uint64_t start = data_cluster_off(c, idx);
+
+	*from = c->guest_off > start ? c->guest_off - start : 0;
+	*to = min_u64(c->end - start, c->w->m->geometry.cluster_size);
+}
+
+int data_is_zero(struct data_writer *w, uint64_t off, uint64_t end, bool *is_zero,
+		 struct qcow2_error *err)
+{
+	struct data_run r;
+	int ret;
+
+	*is_zero = true;
+	end = min_u64(end, w->m->size_bytes);
+	for (; off < end && *is_zero; off += r.run.len_bytes) {
+		ret = data_map(w->layers, off, end - off, &r, err);
+		if (ret < 0)
+			return ret;
+		*is_zero = r.run.kind == DISK_RUN_ZERO || r.run.kind == DISK_RUN_ABSENT;
+	}
+	return 0;
+}
+
 /* ---- what has to happen to a cluster ---- */
 
 enum need {
@@ -81,13 +110,11 @@ enum need {
 static bool has_data(const struct data_chunk *c, unsigned idx)
 {
 	const struct format_geometry *g = &c->w->m->geometry;
-	uint64_t start = c->first_off + idx * g->cluster_size;
-	uint64_t from = max_u64(start, c->guest_off) - start;
-	uint64_t to = min_u64(c->end - start, g->cluster_size);
-	uint64_t bits;
+	uint64_t from, to, bits;
 
 	if (!g->extended_l2)
 		return c->e[idx].kind == FORMAT_CLUSTER_NORMAL;
+	data_covered_part(c, idx, &from, &to);
 	bits = (1ull << div_ceil(to, 1ull << g->subcluster_bits)) -
 	       (1ull << (from >> g->subcluster_bits));
 	return (c->e[idx].alloc_bitmap & bits) == bits;
@@ -141,7 +168,7 @@ static int write_in_place(struct data_chunk *c, unsigned idx, unsigned n, struct
 			  struct qcow2_error *err)
 {
 	const uint64_t cs = c->w->m->geometry.cluster_size;
-	uint64_t start = c->first_off + idx * cs;
+	uint64_t start = data_cluster_off(c, idx);
 	uint64_t from = max_u64(start, c->guest_off);
 	uint64_t to = min_u64(start + n * cs, c->end);
 
@@ -158,7 +185,7 @@ int data_find_place(struct data_chunk *c, struct data_place *p, uint64_t behind,
 	int ret = 0;
 
 	if (m->geometry.data_file) {
-		p->host_off = c->first_off + p->first * m->geometry.cluster_size;
+		p->host_off = data_cluster_off(c, p->first);
 		return 0;
 	}
 	if (behind != 0)

@@ -74,7 +74,18 @@ void data_chunk_leave(struct data_chunk *c);
 /* Lets go of what entry e pointed to; the map doesn't any more. give_back: see meta_drop. */
 void data_drop_old(struct data_writer *w, const struct format_l2_entry *e, bool give_back);
 
+/* Where cluster idx begins on the disk, and which part of it the piece covers. */
+uint64_t data_cluster_off(const struct data_chunk *c, unsigned idx);
+void data_covered_part(const struct data_chunk *c, unsigned idx, uint64_t *from, uint64_t *to);
+
+/* Whether [off, end) reads as zeros by the map alone; what is behind the disk does. */
+int data_is_zero(struct data_writer *w, uint64_t off, uint64_t end, bool *is_zero,
+		 struct qcow2_error *err);
+
 /* ---- copy-on-write (cow.c) ---- */
+
+#define DATA_ZEROS_LEN (64u * 1024)
+extern const uint8_t data_zeros[DATA_ZEROS_LEN];
 
 /* Clusters [first, first + n) of a chunk that get their data at host_off, in one piece. */
 struct data_place {

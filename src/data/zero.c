@@ -10,10 +10,7 @@
 #include "base/num.h"
 #include "data/write.h"
 
-#define ZEROS_LEN (64u * 1024)
 #define ZEROS_IOVCNT 16
-
-static const uint8_t zeros[ZEROS_LEN] __attribute__((aligned(4096)));
 
 #define BITMAP_ALL_ZERO format_subcluster_bitmap(0, UINT32_MAX)
 
@@ -54,9 +51,8 @@ static struct meta_entry changed_entry(const struct data_chunk *c, const struct 
 		*dropped = has_place;
 		return (struct meta_entry){0};
 	}
-	if (ch->discard && !has_place && !c->raw[i].bitmap && (is_zero || !c->w->has_backing)) {
+	if (ch->discard && !has_place && !c->raw[i].bitmap && (is_zero || !c->w->has_backing))
 		return c->raw[i];
-	}
 	return keeps ? zero_entry(c->w, e->host_off, e->copied) : zero_entry(c->w, 0, false);
 }
 
@@ -87,7 +83,6 @@ static int clear_data_file(struct data_chunk *c, const struct change *ch, struct
 /* Sets runs of entries that change, and lets go of what they pointed to. */
 static int set_changed(struct data_chunk *c, const struct change *ch, struct qcow2_error *err)
 {
-	const uint64_t cs = c->w->m->geometry.cluster_size;
 	bool depends = c->w->m->geometry.data_file;
 	struct meta_entry e[DATA_CHUNK];
 	bool dropped[DATA_CHUNK];
@@ -99,7 +94,7 @@ static int set_changed(struct data_chunk *c, const struct change *ch, struct qco
 		for (n = 0; i + n < c->n && differs(&e[i + n], &c->raw[i + n]); n++)
 			;
 		if (n > 0)
-			ret = meta_entries_set(c->w->m, c->first_off + i * cs, e + i, n, depends,
+			ret = meta_entries_set(c->w->m, data_cluster_off(c, i), e + i, n, depends,
 					       err);
 		for (unsigned k = i; ret == 0 && k < i + n; k++) {
 			if (dropped[k])
@@ -193,9 +188,10 @@ static int write_zeros(struct data_writer *w, uint64_t guest_off, uint64_t len_b
 				    " bytes are zeros, and writing them wasn't wanted",
 				    len_bytes);
 	for (unsigned i = 0; i < ZEROS_IOVCNT; i++)
-		iov[i] = (struct iovec){.iov_base = (void *)(uintptr_t)zeros, .iov_len = ZEROS_LEN};
+		iov[i] = (struct iovec){.iov_base = (void *)(uintptr_t)data_zeros,
+					.iov_len = DATA_ZEROS_LEN};
 	while (len_bytes > 0 && ret == 0) {
-		uint64_t n = min_u64(len_bytes, ZEROS_IOVCNT * ZEROS_LEN);
+		uint64_t n = min_u64(len_bytes, ZEROS_IOVCNT * DATA_ZEROS_LEN);
 
 		iov_cursor_init(&cur, iov, ZEROS_IOVCNT);
 		ret = data_write(w, &cur, guest_off, n, err);
@@ -236,25 +232,6 @@ static int zero_subclusters(struct data_writer *w, uint64_t guest_off, uint64_t 
 	return ret;
 }
 
-/* Whether [off, end) reads as zeros and has no data of its own. */
-static int is_zero(struct data_writer *w, uint64_t off, uint64_t end, bool *zero,
-		   struct qcow2_error *err)
-{
-	struct data_run r;
-	int ret;
-
-	*zero = true;
-	end = min_u64(end, w->m->size_bytes);
-	while (off < end && *zero) {
-		ret = data_map(w->layers, off, end - off, &r, err);
-		if (ret < 0)
-			return ret;
-		*zero = r.run.kind == DISK_RUN_ZERO || r.run.kind == DISK_RUN_ABSENT;
-		off += r.run.len_bytes;
-	}
-	return 0;
-}
-
 /*
  * A part [off, end) of one subcluster. If the rest of it reads as zeros anyway the whole can be
  * marked, but that is no less work than seeing that all of it does already.
@@ -263,7 +240,7 @@ static int zero_part(struct data_writer *w, uint64_t off, uint64_t end, unsigned
 		     struct qcow2_error *err)
 {
 	bool zero;
-	int ret = is_zero(w, off, end, &zero, err);
+	int ret = data_is_zero(w, off, end, &zero, err);
 
 	if (ret < 0 || zero)
 		return ret;

@@ -98,10 +98,11 @@ void image_leave(const struct qcow2_image *image, unsigned ticket);
 /* ---- open for writing (start.c) ---- */
 
 /*
- * Before the metadata are loaded: refuses what must not be written to, and repairs an image that
- * wasn't closed. Its lock is held.
+ * The header has been read, nothing else: refuses what must not be written to, and repairs an image
+ * that wasn't closed, after which the header is read anew. Its lock is held. On failure m may hold
+ * nothing.
  */
-int image_prepare_writing(struct qcow2_storage file, const char *path, struct qcow2_error *err);
+int image_prepare_writing(struct meta *m, const char *path, struct qcow2_error *err);
 /* The chain is complete: makes the top image changeable. */
 int image_start_writing(struct qcow2_image *image, const struct qcow2_open_options *options,
 			struct qcow2_error *err);
@@ -110,9 +111,6 @@ void image_stop_writing(struct image_qcow2 *q);
 int image_check_size(const struct qcow2_image *image, uint64_t size_bytes, struct qcow2_error *err);
 /* What is in memory of the size; the gate is closed. */
 void image_set_size(struct image_qcow2 *q, uint64_t size_bytes);
-/* qcow2_resize while the gate is closed; what it may do has been checked. */
-int image_resize_qcow2(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
-		       struct qcow2_error *err);
 
 /*
  * As qcow2_pwrite with QCOW2_WRITE_COMPRESSED, for one cluster that the caller has compressed to

@@ -256,7 +256,7 @@ static int open_qcow2(struct qcow2_image *image, bool is_backing,
 				       : FORMAT_HEADER_ALLOW_SNAPSHOTS |
 						 FORMAT_HEADER_ALLOW_REFTABLE |
 						 FORMAT_HEADER_ALLOW_BITMAPS;
-	int ret = 0;
+	int ret;
 
 	if (!q) {
 		storage_close(&image->store);
@@ -268,10 +268,9 @@ static int open_qcow2(struct qcow2_image *image, bool is_backing,
 	q->data_filename = image->path;
 	image->disk = &q->disk;
 	image->qcow2 = q;
-	if (options->flags & QCOW2_OPEN_WRITE)
-		ret = image_prepare_writing(q->file, image->path, err);
-	if (ret == 0)
-		ret = meta_open(&q->meta, q->file, allow, err);
+	ret = meta_open(&q->meta, q->file, allow, err);
+	if (ret == 0 && (options->flags & QCOW2_OPEN_WRITE))
+		ret = image_prepare_writing(&q->meta, image->path, err);
 	if (ret < 0) {
 		error_prefix(err, "can't open \"%s\" as qcow2", image->path);
 		return ret;

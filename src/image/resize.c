@@ -214,8 +214,8 @@ static int shrink(struct qcow2_image *image, uint64_t size_bytes, struct qcow2_e
 	return ret;
 }
 
-int image_resize_qcow2(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
-		       struct qcow2_error *err)
+static int resize_qcow2(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
+			struct qcow2_error *err)
 {
 	struct meta *m = &image->qcow2->meta;
 	int ret = meta_check_sound(m, err);
@@ -240,7 +240,7 @@ int qcow2_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned preall
 		meta_gate_close(gate);
 	ret = check_resize(image, size_bytes, prealloc, flags, err);
 	if (ret == 0 && image->qcow2)
-		ret = image_resize_qcow2(image, size_bytes, prealloc, err);
+		ret = resize_qcow2(image, size_bytes, prealloc, err);
 	else if (ret == 0)
 		ret = raw_resize(image, size_bytes, prealloc, err);
 	if (gate)

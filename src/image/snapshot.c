@@ -34,6 +34,24 @@ static void forget_tables(struct qcow2_image *image)
 	pthread_mutex_unlock(&image->lock);
 }
 
+/* Holds up all other requests, until end; nothing else has been done if it fails. */
+static int begin(struct qcow2_image *image, struct qcow2_error *err)
+{
+	if (image->gate)
+		meta_gate_close(image->gate);
+	return check_image(image, err);
+}
+
+static int end(struct qcow2_image *image, int ret, struct qcow2_error *err)
+{
+	if (ret == 0)
+		ret = storage_size(image->store, &image->qcow2->meta.file_size, err);
+	forget_tables(image); /* before somebody asks who was held up */
+	if (image->gate)
+		meta_gate_open(image->gate);
+	return ret;
+}
+
 static int find(const struct meta_snapshots *s, const char *wanted, unsigned flags, size_t *idx)
 {
 	for (size_t i = 0; i < s->count && !(flags & QCOW2_SNAPSHOT_BY_NAME); i++) {
@@ -158,16 +176,10 @@ int qcow2_snapshot_create(struct qcow2_image *image, const char *name,
 				UINT16_MAX);
 	if (ret < 0)
 		return ret;
-	if (image->gate)
-		meta_gate_close(image->gate);
-	ret = check_image(image, err);
+	ret = begin(image, err);
 	if (ret == 0)
 		ret = create(image, name, &o, err);
-	if (ret == 0)
-		ret = storage_size(image->store, &image->qcow2->meta.file_size, err);
-	forget_tables(image); /* before somebody asks who was held up */
-	if (image->gate)
-		meta_gate_open(image->gate);
+	ret = end(image, ret, err);
 	if (ret < 0)
 		error_prefix(err, "taking a snapshot of \"%s\"", image->path);
 	return ret;
@@ -182,9 +194,6 @@ static int apply(struct qcow2_image *image, const struct format_snapshot *f,
 	uint64_t size = f->has_disk_size ? align_down(f->disk_size, LAYOUT_SECTOR) : m->size_bytes;
 	int ret = 0;
 
-	if (m->geometry.data_file)
-		return error_set(err, -ENOTSUP,
-				 "an image with an external data file can't have snapshots");
 	if (size != m->size_bytes)
 		ret = image_check_size(image, size, err);
 	if (ret < 0)
@@ -221,17 +230,10 @@ static int change_closed(struct qcow2_image *image, const char *wanted, unsigned
 
 	if (flags & ~QCOW2_SNAPSHOT_BY_NAME)
 		return error_set(err, -EINVAL, "unknown snapshot flags 0x%x", flags);
-	if (image->gate)
-		meta_gate_close(image->gate);
-	ret = check_image(image, err);
+	ret = begin(image, err);
 	if (ret == 0)
 		ret = change(image, wanted, flags, remove, err);
-	if (ret == 0)
-		ret = storage_size(image->store, &image->qcow2->meta.file_size, err);
-	forget_tables(image); /* before somebody asks who was held up */
-	if (image->gate)
-		meta_gate_open(image->gate);
-	return ret;
+	return end(image, ret, err);
 }
 
 int qcow2_snapshot_apply(struct qcow2_image *image, const char *id_or_name, unsigned flags,

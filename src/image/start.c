@@ -7,17 +7,12 @@
 #include "check/check.h"
 #include "image/image.h"
 
-/* Only the image file may be changed by this, which is why it comes before anything is loaded. */
-int image_prepare_writing(struct qcow2_storage file, const char *path, struct qcow2_error *err)
+int image_prepare_writing(struct meta *m, const char *path, struct qcow2_error *err)
 {
-	struct meta m;
-	uint64_t bits;
-	int ret = meta_open(&m, file, 0, err);
+	struct qcow2_storage file = m->file;
+	uint64_t bits = m->header.version >= 3 ? m->header.incompatible : 0;
+	int ret;
 
-	if (ret < 0)
-		return ret;
-	bits = m.header.version >= 3 ? m.header.incompatible : 0;
-	meta_release(&m);
 	if (bits & LAYOUT_INCOMPAT_CORRUPT)
 		return error_set(err, -EACCES,
 				 "\"%s\" is marked as corrupt: it can be read or repaired, but not "
@@ -25,10 +20,13 @@ int image_prepare_writing(struct qcow2_storage file, const char *path, struct qc
 				 path);
 	if (!(bits & LAYOUT_INCOMPAT_DIRTY))
 		return 0;
+	meta_release(m);
 	ret = check_repair_dirty(file, err);
-	if (ret < 0)
+	if (ret < 0) {
 		error_prefix(err, "\"%s\" wasn't closed and couldn't be repaired", path);
-	return ret;
+		return ret;
+	}
+	return meta_open(m, file, 0, err);
 }
 
 static int start_engine(struct qcow2_image *image, const struct qcow2_open_options *options,
@@ -38,6 +36,7 @@ static int start_engine(struct qcow2_image *image, const struct qcow2_open_optio
 	struct meta_engine_options o = {
 		.refcount_cache_bytes = options->refcount_cache_bytes,
 		.lazy_refcounts = options->lazy_refcounts,
+		.pass_discard = options->pass_discard,
 	};
 	struct meta_snapshots snapshots;
 	struct storage_file_stat st;

@@ -28,7 +28,6 @@ int meta_alloc_init(struct meta *m, struct qcow2_error *err)
 
 	if (ret < 0)
 		return ret;
-	pthread_mutex_init(&a->lock, NULL);
 	a->in_file = div_ceil(size, m->geometry.cluster_size);
 	a->end = m->engine->device ? 0 : a->in_file;
 	a->fresh_from = m->engine->device ? UINT64_MAX : a->in_file;
@@ -57,35 +56,14 @@ static void set_bits(struct meta_alloc_page *p, unsigned from, unsigned n, bool 
 
 /* ---- looking at refcounts ---- */
 
-/* Notes in page what the refcounts say of n clusters, all described by one block. */
-static int look_at_block(struct meta *m, struct meta_alloc_page *page, uint64_t first, unsigned n,
-			 struct qcow2_error *err)
-{
-	uint64_t off;
-	int ret = meta_refblock_off(m, first >> m->geometry.refblock_bits, &off, err);
-
-	if (ret < 0 || off == 0)
-		return ret;
-	return meta_refs_used(m, first, n, page->used, (unsigned)(first % META_PAGE_CLUSTERS), err);
-}
-
+/* Notes in page what the refcounts say. */
 static int look_at_page(struct meta *m, uint64_t idx, struct meta_alloc_page *page,
 			struct qcow2_error *err)
 {
-	uint64_t first = idx * META_PAGE_CLUSTERS;
-	uint64_t end = first + META_PAGE_CLUSTERS;
-	int ret = 0;
-
 	if (idx == 0) /* the header, whatever is counted */
 		set_bits(page, 0, 1, true);
-	while (first < end && ret == 0) {
-		uint64_t next = (first >> m->geometry.refblock_bits) + 1;
-		uint64_t n = min_u64(end, next << m->geometry.refblock_bits) - first;
-
-		ret = look_at_block(m, page, first, (unsigned)n, err);
-		first += n;
-	}
-	return ret;
+	return meta_refs_look(m, idx * META_PAGE_CLUSTERS, META_PAGE_CLUSTERS, false, page->used,
+			      err);
 }
 
 static bool is_known_locked(const struct meta_alloc *a, uint64_t idx)

@@ -49,15 +49,25 @@ void meta_untake(struct meta *m, const struct meta_run *run)
 		meta_alloc_give_back(m, run->first, run->nclusters);
 }
 
-static void free_zeros(struct meta *m, uint64_t first, uint64_t n, void *opaque)
+void meta_clusters_free(struct meta *m, uint64_t first, uint64_t n, bool give_back)
 {
 	struct meta_engine *e = m->engine;
 	uint64_t packed = meta_cluster_of(m, e->packed_off);
 
-	(void)opaque;
+	/* advisory; and before somebody else gets it */
+	if (give_back)
+		(void)storage_discard(m->file, meta_off_of(m, first), n << m->geometry.cluster_bits,
+				      NULL);
 	if (e->packed_off && packed >= first && packed < first + n)
 		e->packed_off = 0;
 	meta_alloc_give_back(m, first, n);
+}
+
+static void free_zeros(struct meta *m, uint64_t first, uint64_t n, void *opaque)
+{
+	const struct meta_freed *f = opaque;
+
+	meta_clusters_free(m, first, n, f && f->give_back);
 }
 
 int meta_freed_reserve(struct meta_freed_list *f, size_t n)
@@ -74,11 +84,6 @@ int meta_freed_reserve(struct meta_freed_list *f, size_t n)
 	f->list = list;
 	f->cap = cap;
 	return 0;
-}
-
-void meta_clusters_free(struct meta *m, uint64_t first, uint64_t n)
-{
-	free_zeros(m, first, n, NULL);
 }
 
 void meta_drop(struct meta *m, uint64_t first, uint64_t n, bool give_back)
@@ -193,17 +198,6 @@ void meta_untake_packed(struct meta *m, uint64_t host_off, uint64_t len)
 
 /* ---- giving away ---- */
 
-static void give_away(struct meta *m, uint64_t first, uint64_t n, void *opaque)
-{
-	const struct meta_freed *f = opaque;
-
-	/* advisory; and before somebody else gets it */
-	if (f->give_back)
-		(void)storage_discard(m->file, meta_off_of(m, first), n << m->geometry.cluster_bits,
-				      NULL);
-	free_zeros(m, first, n, NULL);
-}
-
 /* The oldest grave, if its time has come, taken off the list; false: none. */
 static bool next_grave(struct meta *m, bool all, struct meta_freed *f)
 {
@@ -230,7 +224,7 @@ void meta_reap(struct meta *m, bool all)
 	while (atomic_load(&e->order.failed) == 0 && next_grave(m, all, &f)) {
 		storage_event(m->file, QCOW2_EVENT_CLUSTER_FREE);
 		meta_slot_take(&e->packing);
-		(void)meta_refs_lower(m, f.first, f.nclusters, give_away, &f, NULL);
+		(void)meta_refs_lower(m, f.first, f.nclusters, free_zeros, &f, NULL);
 		meta_slot_leave(&e->packing);
 		atomic_store(&e->ever_freed, true);
 	}

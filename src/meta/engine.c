@@ -11,7 +11,6 @@
 #include "format/entry.h"
 
 #define REFCOUNT_CACHE_DEFAULT (4u * 1024 * 1024)
-#define SLICE_LEN_MAX 4096
 
 /* ---- where the metadata are ---- */
 
@@ -207,7 +206,7 @@ void meta_engine_use_cache(struct meta *m, struct meta_cache *cache)
 
 static int new_caches(struct meta *m, uint64_t limit, struct qcow2_error *err)
 {
-	uint32_t slice_len = (uint32_t)min_u64(SLICE_LEN_MAX, m->geometry.cluster_size);
+	uint32_t slice_len = meta_slice_len(m);
 	int ret = meta_cache_new(&m->engine->refs, m->file, QCOW2_EVENT_REFBLOCK_LOAD, slice_len,
 				 limit ? limit : REFCOUNT_CACHE_DEFAULT, err);
 
@@ -234,31 +233,36 @@ static int clear_autoclear(struct meta *m, struct qcow2_error *err)
 	return ret;
 }
 
-static int init_order(struct meta *m, struct qcow2_error *err)
+/* What can't fail: after it meta_engine_free releases whatever there is. */
+static void init_locks(struct meta_engine *e)
 {
-	struct meta_order *o = &m->engine->order;
-	uint64_t sectors = div_ceil(m->l1_entries, LAYOUT_SECTOR / LAYOUT_L1_ENTRY_LEN);
-
-	pthread_mutex_init(&o->lock, NULL);
-	meta_slot_init(&o->commit);
-	meta_slot_init(&o->reaping);
-	o->l1_dirty = mem_zalloc(div_ceil(sectors, 64), sizeof(*o->l1_dirty));
-	return o->l1_dirty ? 0 : error_errno(err, -ENOMEM, "can't open the image for writing");
-}
-
-static void init_slots(struct meta_engine *e)
-{
+	pthread_mutex_init(&e->order.lock, NULL);
+	pthread_mutex_init(&e->alloc.lock, NULL);
+	meta_slot_init(&e->order.commit);
+	meta_slot_init(&e->order.reaping);
 	meta_slot_init(&e->growing);
 	meta_slot_init(&e->l1_slot);
 	meta_slot_init(&e->packing);
+}
+
+static int init_l1_dirty(struct meta *m, struct qcow2_error *err)
+{
+	struct meta_order *o = &m->engine->order;
+
+	o->l1_dirty = mem_zalloc(meta_l1_dirty_words(m->l1_entries), sizeof(*o->l1_dirty));
+	return o->l1_dirty ? 0 : error_errno(err, -ENOMEM, "can't open the image for writing");
 }
 
 static int start(struct meta *m, const struct meta_engine_options *o,
 		 const struct meta_snapshots *snapshots, struct qcow2_error *err)
 {
 	struct meta_engine *e = m->engine;
-	int ret = init_order(m, err);
+	int ret = meta_gate_init(&e->gate, err);
 
+	if (ret == 0)
+		ret = meta_alloc_init(m, err);
+	if (ret == 0)
+		ret = init_l1_dirty(m, err);
 	if (ret == 0)
 		ret = meta_guard_init(&e->guard, m->geometry.cluster_bits, err);
 	if (ret == 0)
@@ -284,21 +288,14 @@ int meta_engine_new(struct meta *m, const struct meta_engine_options *o,
 	e->lazy = o->lazy_refcounts == QCOW2_ON ||
 		  (o->lazy_refcounts == QCOW2_AS_RECORDED && recorded);
 	e->device = o->device;
+	e->pass_discard = o->pass_discard;
 	if (e->lazy && m->header.version < 3) {
 		mem_free(e);
 		return error_set(err, -EINVAL, "lazy refcounts need version 3 of the format");
 	}
 	m->engine = e;
 	atomic_init(&e->dirty_bit, m->header.incompatible & LAYOUT_INCOMPAT_DIRTY);
-	ret = meta_gate_init(&e->gate, err);
-	if (ret == 0)
-		ret = meta_alloc_init(m, err);
-	if (ret < 0) {
-		mem_free(e);
-		m->engine = NULL;
-		return ret;
-	}
-	init_slots(e);
+	init_locks(e);
 	ret = start(m, o, snapshots, err);
 	if (ret < 0)
 		meta_engine_free(m);

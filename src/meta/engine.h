@@ -55,6 +55,7 @@ struct meta_run {
 	bool fresh; /* reads as zeros: beyond the end of all that was ever in the file */
 };
 
+/* Its lock is there already. */
 int meta_alloc_init(struct meta *m, struct qcow2_error *err);
 void meta_alloc_release(struct meta_alloc *a);
 /* Marks n free clusters in one piece as in use, ending at or below host offset limit: -EFBIG. */
@@ -82,13 +83,14 @@ struct meta_reftable {
 };
 
 int meta_refs_get(struct meta *m, uint64_t cluster, uint64_t *count, struct qcow2_error *err);
-/* Sets a bit, from bit at of bits on, for each of n clusters of one refcount block that is counted.
+/*
+ * Sets bit i of bits if cluster first + i is counted at all, or with once exactly once. Where there
+ * is no refcount block nothing is counted.
  */
-int meta_refs_used(struct meta *m, uint64_t first, uint64_t n, uint64_t *bits, unsigned at,
+int meta_refs_look(struct meta *m, uint64_t first, uint64_t n, bool once, uint64_t *bits,
 		   struct qcow2_error *err);
-/* The same for clusters that are counted once; there may be several blocks, or none. */
-int meta_refs_ones(struct meta *m, uint64_t first, uint64_t n, uint64_t *bits,
-		   struct qcow2_error *err);
+/* Writes a count that is in memory to its place, so that the next barrier covers it. */
+int meta_refs_write(struct meta *m, uint64_t cluster, struct qcow2_error *err);
 /*
  * One more reference to each of n clusters, with refcount blocks made where there are none; all or
  * nothing. -ERANGE: a count is at the maximum of its width.
@@ -120,8 +122,11 @@ int meta_take_at(struct meta *m, uint64_t first, uint64_t n, struct meta_run *ru
 		 struct qcow2_error *err);
 /* Takes that back; nothing ever pointed to them. */
 void meta_untake(struct meta *m, const struct meta_run *run);
-/* Their counts are 0 and nobody looks at them: they can be taken. */
-void meta_clusters_free(struct meta *m, uint64_t first, uint64_t n);
+/*
+ * Their counts are 0 and nobody looks at them: they can be taken. give_back: their space goes back
+ * to the host before.
+ */
+void meta_clusters_free(struct meta *m, uint64_t first, uint64_t n, bool give_back);
 /*
  * The map in memory has stopped pointing to n clusters: rules 3 and 4. give_back: their space is
  * given back to the host.
@@ -131,6 +136,19 @@ void meta_drop(struct meta *m, uint64_t first, uint64_t n, bool give_back);
 int meta_take_packed(struct meta *m, uint64_t len, uint64_t *host_off, struct qcow2_error *err);
 /* Takes that back. */
 void meta_untake_packed(struct meta *m, uint64_t host_off, uint64_t len);
+
+/* ---- tables that move (move.c) ---- */
+
+/* Writes n words as a table's entries. */
+int meta_write_words(struct meta *m, const uint64_t *words, uint64_t n, uint64_t host_off,
+		     struct qcow2_error *err);
+/*
+ * A write to the header failed: it may or may not point to the new table, so the image has failed.
+ * Returns ret.
+ */
+int meta_header_unknown(struct meta *m, int ret, const char *what);
+/* Lets go of a table that the header, durably, doesn't point to any more. */
+void meta_table_free(struct meta *m, enum meta_region region, uint64_t off, uint64_t len_bytes);
 
 /* ---- tables (tables_write.c) ---- */
 
@@ -154,6 +172,8 @@ int meta_table_ensure(struct meta *m, uint64_t guest_off, struct qcow2_error *er
 int meta_entries_set(struct meta *m, uint64_t guest_off, const struct meta_entry *e, unsigned n,
 		     bool depends, struct qcow2_error *err);
 void meta_l1_set(struct meta *m, uint64_t idx, uint64_t raw, bool depends);
+/* Words of a bit map with a bit for each sector of an L1 table. */
+size_t meta_l1_dirty_words(uint32_t entries);
 /* The gate is closed. Makes the L1 table that large, if it is smaller. */
 int meta_l1_grow(struct meta *m, uint64_t entries, struct qcow2_error *err);
 /* The gate is closed. L1 entries [from, to) lose their tables, in which no entry is set. */
@@ -265,12 +285,15 @@ int meta_dirty_clear(struct meta *m, struct qcow2_error *err);
 struct meta_engine_options {
 	uint64_t refcount_cache_bytes;
 	unsigned lazy_refcounts; /* QCOW2_AS_RECORDED, _ON, _OFF */
+	unsigned pass_discard;	 /* QCOW2_PASS_* */
 	bool device; /* the file is a block device: nothing of it reads as zeros by itself */
 };
 
 struct meta_engine {
-	bool lazy; /* immutable */
+	/* immutable */
+	bool lazy;
 	bool device;
+	unsigned pass_discard;
 	struct meta_gate gate;
 	struct meta_guard guard;
 	struct meta_cache *refs;

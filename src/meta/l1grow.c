@@ -8,12 +8,9 @@
 #include <inttypes.h>
 
 #include "base/alloc.h"
-#include "base/bytes.h"
 #include "base/num.h"
 #include "format/entry.h"
 #include "meta/engine.h"
-
-#define SECTOR_ENTRIES (LAYOUT_SECTOR / LAYOUT_L1_ENTRY_LEN)
 
 /* What has to be had in memory before anything is switched. */
 struct wider {
@@ -32,37 +29,18 @@ static void release_wider(struct wider *w)
 
 static int make_wider(struct meta *m, struct wider *w, struct qcow2_error *err)
 {
-	const uint32_t slice_len = m->slice_entries * m->geometry.l2_entry_len;
 	int ret;
 
 	w->l1 = mem_zalloc(w->entries, sizeof(*w->l1));
-	w->l1_dirty = mem_zalloc(div_ceil(div_ceil(w->entries, SECTOR_ENTRIES), 64),
-				 sizeof(*w->l1_dirty));
+	w->l1_dirty = mem_zalloc(meta_l1_dirty_words(w->entries), sizeof(*w->l1_dirty));
 	if (!w->l1 || !w->l1_dirty)
 		return error_errno(err, -ENOMEM, "can't make the L1 table larger");
 	for (uint32_t i = 0; i < m->l1_entries; i++)
 		w->l1[i] = m->l1[i];
-	/* what suffices for the larger disk, within the caller's limit */
-	ret = meta_cache_new(
-		&w->l2, m->file, QCOW2_EVENT_L2_LOAD, slice_len,
-		min_u64(m->l2_limit, META_CACHE_SLACK * w->entries * m->geometry.cluster_size),
-		err);
+	ret = meta_l2_cache_new(m, w->entries * m->geometry.cluster_size, &w->l2, err);
 	if (ret == 0)
 		meta_engine_use_cache(m, w->l2);
 	return ret;
-}
-
-static int write_l1_at(struct meta *m, const struct wider *w, uint64_t host_off,
-		       struct qcow2_error *err)
-{
-	cleanup_free uint8_t *bytes = mem_alloc(w->entries, LAYOUT_L1_ENTRY_LEN);
-
-	if (!bytes)
-		return error_errno(err, -ENOMEM, "can't make the L1 table larger");
-	for (uint32_t i = 0; i < w->entries; i++)
-		store_be64(bytes + (size_t)i * LAYOUT_L1_ENTRY_LEN, w->l1[i]);
-	return storage_write(m->file, bytes, (size_t)w->entries * LAYOUT_L1_ENTRY_LEN, host_off,
-			     err);
 }
 
 /* The new table is in the file: makes it the one. */
@@ -75,13 +53,8 @@ static int switch_header(struct meta *m, uint64_t host_off, uint32_t entries,
 		return ret;
 	storage_event(m->file, QCOW2_EVENT_L1_GROW_ACTIVATE_TABLE);
 	ret = meta_super_write_l1(m, host_off, entries, err);
-	if (ret < 0) {
-		struct qcow2_error why;
-
-		error_set(&why, ret, "it isn't known which L1 table the header points to");
-		meta_fail(m, &why);
-		return ret;
-	}
+	if (ret < 0)
+		return meta_header_unknown(m, ret, "L1 table");
 	return meta_barrier(m, err);
 }
 
@@ -103,19 +76,6 @@ static void adopt(struct meta *m, struct wider *w)
 	release_wider(&old);
 }
 
-static void free_old(struct meta *m, uint64_t off, uint64_t len)
-{
-	uint64_t first = meta_cluster_of(m, off);
-	uint64_t n = div_ceil(len, m->geometry.cluster_size);
-
-	if (len == 0)
-		return;
-	meta_guard_remove(&m->engine->guard, META_REGION_L1, off, len);
-	/* the header that pointed to it is durable, and nobody is in flight: no need to wait */
-	if (meta_refs_lower(m, first, n, NULL, NULL, NULL) == 0)
-		meta_alloc_give_back(m, first, n);
-}
-
 static int move_l1(struct meta *m, struct wider *w, const struct meta_run *run,
 		   struct qcow2_error *err)
 {
@@ -126,8 +86,7 @@ static int move_l1(struct meta *m, struct wider *w, const struct meta_run *run,
 	int ret;
 
 	storage_event(m->file, QCOW2_EVENT_L1_GROW_WRITE_TABLE);
-	ret = write_l1_at(m, w, host_off, err);
-
+	ret = meta_write_words(m, w->l1, w->entries, host_off, err);
 	if (ret == 0)
 		ret = meta_guard_add(&m->engine->guard, META_REGION_L1, host_off, len, err);
 	if (ret < 0)
@@ -138,7 +97,7 @@ static int move_l1(struct meta *m, struct wider *w, const struct meta_run *run,
 		return ret;
 	}
 	adopt(m, w);
-	free_old(m, old_off, old_len);
+	meta_table_free(m, META_REGION_L1, old_off, old_len);
 	return 0;
 }
 

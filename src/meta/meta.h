@@ -37,6 +37,16 @@ struct meta {
 	struct meta_engine *engine; /* NULL: the image is only read */
 };
 
+#define META_SLICE_LEN_MAX 4096u
+
+/* Of tables and refcount blocks: what is cached of them in one piece. */
+static inline uint32_t meta_slice_len(const struct meta *m)
+{
+	uint64_t cs = m->geometry.cluster_size;
+
+	return cs < META_SLICE_LEN_MAX ? (uint32_t)cs : META_SLICE_LEN_MAX;
+}
+
 /* An L1 entry as stored; 0 where the table has none. */
 static inline uint64_t meta_l1_get(const struct meta *m, uint64_t idx)
 {
@@ -57,6 +67,10 @@ void meta_release(struct meta *m);
  */
 int meta_load_l1(struct meta *m, const struct format_snapshot *snap, bool whole,
 		 uint64_t cache_bytes, struct qcow2_error *err);
+
+/* A cache for L2 tables of so many bytes, within the limit that the image was opened with. */
+int meta_l2_cache_new(const struct meta *m, uint64_t tables_bytes, struct meta_cache **cache,
+		      struct qcow2_error *err);
 
 /* Whether the place and size of a snapshot's L1 table can be. */
 int meta_check_snapshot_l1(const struct meta *m, const struct format_snapshot *snap,

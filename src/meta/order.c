@@ -53,9 +53,14 @@ struct l1_copy {
 	uint8_t *bytes; /* of all, LAYOUT_SECTOR each */
 };
 
-static size_t l1_sectors(const struct meta *m)
+static size_t l1_sectors(uint32_t entries)
 {
-	return div_ceil(m->l1_entries, L1_SECTOR_ENTRIES);
+	return div_ceil(entries, L1_SECTOR_ENTRIES);
+}
+
+size_t meta_l1_dirty_words(uint32_t entries)
+{
+	return div_ceil(l1_sectors(entries), 64);
 }
 
 static void copy_sector(const struct meta *m, uint32_t sector, uint8_t *bytes)
@@ -69,10 +74,10 @@ static void copy_sector(const struct meta *m, uint32_t sector, uint8_t *bytes)
 static void list_dirty_sectors(struct meta *m, struct l1_copy *l1)
 {
 	struct meta_order *o = &m->engine->order;
-	const size_t n = l1_sectors(m);
+	const size_t nwords = meta_l1_dirty_words(m->l1_entries);
 
 	pthread_mutex_lock(&o->lock);
-	for (size_t w = 0; w < div_ceil(n, 64); w++) {
+	for (size_t w = 0; w < nwords; w++) {
 		for (; o->l1_dirty[w]; o->l1_dirty[w] &= o->l1_dirty[w] - 1)
 			l1->sectors[l1->count++] =
 				(uint32_t)(w * 64) + (uint32_t)__builtin_ctzll(o->l1_dirty[w]);
@@ -86,7 +91,7 @@ static size_t count_dirty_sectors(struct meta *m)
 	size_t count = 0;
 
 	pthread_mutex_lock(&o->lock);
-	for (size_t w = 0; w < div_ceil(l1_sectors(m), 64); w++)
+	for (size_t w = 0; w < meta_l1_dirty_words(m->l1_entries); w++)
 		count += (size_t)__builtin_popcountll(o->l1_dirty[w]);
 	pthread_mutex_unlock(&o->lock);
 	return count;
@@ -97,7 +102,7 @@ static int take_l1(struct meta *m, struct l1_copy *l1, struct qcow2_error *err)
 	*l1 = (struct l1_copy){0};
 	if (count_dirty_sectors(m) == 0)
 		return 0;
-	l1->sectors = mem_alloc(l1_sectors(m), sizeof(*l1->sectors));
+	l1->sectors = mem_alloc(l1_sectors(m->l1_entries), sizeof(*l1->sectors));
 	if (!l1->sectors)
 		return error_errno(err, -ENOMEM, "can't write the L1 table");
 	list_dirty_sectors(m, l1);
@@ -300,20 +305,22 @@ static void bury(struct meta *m, size_t n)
 	struct meta_order *o = &m->engine->order;
 	uint64_t mark = meta_gate_mark(&m->engine->gate);
 	struct meta_freed_list *from = &o->dropped;
+	struct meta_freed_list *to = &o->graves;
 
 	pthread_mutex_lock(&o->lock);
+	/* the list may never be empty, so what is done is shifted out */
+	if (to->head > 0)
+		memmove(to->list, to->list + to->head, (to->count - to->head) * sizeof(*to->list));
+	to->count -= to->head;
+	to->head = 0;
 	/* without memory for them they stay counted: leaks */
-	if (n > 0 && meta_freed_reserve(&o->graves, n) == 0) {
-		for (size_t i = 0; i < n; i++) {
-			from->list[i].mark = mark;
-			o->graves.list[o->graves.count++] = from->list[i];
-		}
+	for (size_t i = 0; i < n && meta_freed_reserve(to, 1) == 0; i++) {
+		from->list[i].mark = mark;
+		to->list[to->count++] = from->list[i];
 	}
-	if (n > 0) {
-		memmove(from->list, from->list + n, (from->count - n) * sizeof(*from->list));
-		from->count -= n;
-		atomic_store_explicit(&o->ndropped, from->count, memory_order_relaxed);
-	}
+	memmove(from->list, from->list + n, (from->count - n) * sizeof(*from->list));
+	from->count -= n;
+	atomic_store_explicit(&o->ndropped, from->count, memory_order_relaxed);
 	o->cut = 0;
 	pthread_mutex_unlock(&o->lock);
 }
@@ -330,7 +337,7 @@ static int run_commit(struct meta *m, bool durable, bool all_counts, struct qcow
 	meta_cache_put_dirty(m->l2, &c.l2, ret == 0);
 	meta_cache_put_dirty(m->engine->refs, &c.refs, ret == 0);
 	put_l1(m, &c.l1, ret == 0);
-	if (ret == 0 && durable)
+	if (ret == 0 && durable && c.ngraves > 0)
 		bury(m, c.ngraves);
 	return ret;
 }
@@ -363,27 +370,25 @@ static int commit_shared(struct meta *m, struct qcow2_error *err)
 	return ret;
 }
 
-int meta_commit(struct meta *m, bool durable, struct qcow2_error *err)
-{
-	struct meta_order *o = &m->engine->order;
-	int ret;
-
-	if (durable)
-		return commit_shared(m, err);
-	meta_slot_take(&o->commit);
-	ret = run_commit(m, false, true, err);
-	meta_slot_leave(&o->commit);
-	return ret;
-}
-
-int meta_commit_counts(struct meta *m, struct qcow2_error *err)
+/* A commit that nobody shares, of everything. */
+static int commit_all(struct meta *m, bool durable, struct qcow2_error *err)
 {
 	int ret;
 
 	meta_slot_take(&m->engine->order.commit);
-	ret = run_commit(m, true, true, err);
+	ret = run_commit(m, durable, true, err);
 	meta_slot_leave(&m->engine->order.commit);
 	return ret;
+}
+
+int meta_commit(struct meta *m, bool durable, struct qcow2_error *err)
+{
+	return durable ? commit_shared(m, err) : commit_all(m, false, err);
+}
+
+int meta_commit_counts(struct meta *m, struct qcow2_error *err)
+{
+	return commit_all(m, true, err);
 }
 
 int meta_relieve(struct meta *m, struct qcow2_error *err)

@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 
 #include "base/num.h"
 #include "format/entry.h"
@@ -15,7 +16,8 @@
 /* Neighbouring counts that lie in one slice. */
 struct piece {
 	struct meta_slice slice;
-	uint64_t idx; /* of the first, in the slice */
+	uint64_t slice_off; /* host offset */
+	uint64_t idx;	    /* of the first, in the slice */
 	uint64_t n;
 };
 
@@ -47,7 +49,7 @@ int meta_refblock_off(struct meta *m, uint64_t idx, uint64_t *off, struct qcow2_
 
 static uint64_t entries_per_slice(const struct meta *m)
 {
-	return (uint64_t)min_u64(4096, m->geometry.cluster_size) * 8 >> m->geometry.refcount_order;
+	return (uint64_t)meta_slice_len(m) * 8 >> m->geometry.refcount_order;
 }
 
 /* Pins the slice with the count of the cluster first; p->n is at most n. */
@@ -56,7 +58,7 @@ static int get_piece(struct meta *m, uint64_t first, uint64_t n, bool to_change,
 {
 	const uint64_t per_slice = entries_per_slice(m);
 	uint64_t in_block = first & (m->geometry.refblock_entries - 1);
-	uint64_t slice_off, block_off;
+	uint64_t block_off;
 	int ret = meta_refblock_off(m, first >> m->geometry.refblock_bits, &block_off, err);
 
 	if (ret < 0)
@@ -70,10 +72,9 @@ static int get_piece(struct meta *m, uint64_t first, uint64_t n, bool to_change,
 	}
 	p->idx = in_block & (per_slice - 1);
 	p->n = min_u64(n, per_slice - p->idx);
-	slice_off = (in_block - p->idx) << m->geometry.refcount_order >> 3;
-	slice_off += block_off;
-	ret = to_change ? meta_cache_get_way(m->engine->refs, slice_off, &p->slice, err)
-			: meta_cache_get(m->engine->refs, slice_off, &p->slice, err);
+	p->slice_off = block_off + ((in_block - p->idx) << m->geometry.refcount_order >> 3);
+	ret = to_change ? meta_cache_get_way(m->engine->refs, p->slice_off, &p->slice, err)
+			: meta_cache_get(m->engine->refs, p->slice_off, &p->slice, err);
 	if (ret < 0)
 		error_prefix(err, "can't read the refcount block at 0x%" PRIx64, block_off);
 	return ret;
@@ -99,43 +100,27 @@ int meta_refs_get(struct meta *m, uint64_t cluster, uint64_t *count, struct qcow
 	return 0;
 }
 
-int meta_refs_used(struct meta *m, uint64_t first, uint64_t n, uint64_t *bits, unsigned at,
-		   struct qcow2_error *err)
+/* The clusters from first on, at most n, whose counts are in one block; *off 0: there is none. */
+static int block_of(struct meta *m, uint64_t first, uint64_t n, uint64_t *in_block, uint64_t *off,
+		    struct qcow2_error *err)
 {
-	const uint32_t order = m->geometry.refcount_order;
-	struct meta_cache *c = m->engine->refs;
-	struct piece p;
-	int ret;
+	const uint32_t bits = m->geometry.refblock_bits;
+	uint64_t idx = first >> bits;
 
-	for (; n > 0; first += p.n, n -= p.n) {
-		ret = get_piece(m, first, n, false, &p, err);
-		if (ret < 0)
-			return ret;
-		meta_cache_lock(c);
-		for (uint64_t i = 0; i < p.n; i++, at++) {
-			if (format_refcount_get(p.slice.bytes, order, p.idx + i) != 0)
-				bits[at / 64] |= 1ull << (at % 64);
-		}
-		meta_cache_unlock(c);
-		meta_cache_put(c, &p.slice);
-	}
-	return 0;
+	*in_block = min_u64(n, ((idx + 1) << bits) - first);
+	return meta_refblock_off(m, idx, off, err);
 }
 
-int meta_refs_ones(struct meta *m, uint64_t first, uint64_t n, uint64_t *bits,
+int meta_refs_look(struct meta *m, uint64_t first, uint64_t n, bool once, uint64_t *bits,
 		   struct qcow2_error *err)
 {
-	const uint32_t order = m->geometry.refcount_order;
 	struct meta_cache *c = m->engine->refs;
 	struct piece p;
 	uint64_t off;
-	int ret;
+	int ret = 0;
 
 	for (uint64_t at = 0; at < n; at += p.n) {
-		uint64_t next = ((first + at) >> m->geometry.refblock_bits) + 1;
-
-		p.n = min_u64(n - at, (next << m->geometry.refblock_bits) - (first + at));
-		ret = meta_refblock_off(m, (first + at) >> m->geometry.refblock_bits, &off, err);
+		ret = block_of(m, first + at, n - at, &p.n, &off, err);
 		if (ret == 0 && off == 0)
 			continue;
 		if (ret == 0)
@@ -144,13 +129,37 @@ int meta_refs_ones(struct meta *m, uint64_t first, uint64_t n, uint64_t *bits,
 			return ret;
 		meta_cache_lock(c);
 		for (uint64_t i = 0; i < p.n; i++) {
-			if (format_refcount_get(p.slice.bytes, order, p.idx + i) == 1)
+			uint64_t count = format_refcount_get(p.slice.bytes,
+							     m->geometry.refcount_order, p.idx + i);
+
+			if (once ? count == 1 : count != 0)
 				bits[(at + i) / 64] |= 1ull << ((at + i) % 64);
 		}
 		meta_cache_unlock(c);
 		meta_cache_put(c, &p.slice);
 	}
 	return 0;
+}
+
+int meta_refs_write(struct meta *m, uint64_t cluster, struct qcow2_error *err)
+{
+	const uint32_t slice_len = meta_slice_len(m);
+	struct meta_cache *c = m->engine->refs;
+	uint8_t copy[META_SLICE_LEN_MAX];
+	struct piece p;
+	int ret = get_piece(m, cluster, 1, false, &p, err);
+
+	if (ret < 0)
+		return ret;
+	/* no commit may write an older copy of the slice after ours */
+	meta_slot_take(&m->engine->order.commit);
+	meta_cache_lock(c);
+	memcpy(copy, p.slice.bytes, slice_len);
+	meta_cache_unlock(c);
+	ret = storage_write(m->file, copy, slice_len, p.slice_off, err);
+	meta_slot_leave(&m->engine->order.commit);
+	meta_cache_put(c, &p.slice);
+	return ret;
 }
 
 /* The first count in the piece that can't be changed so: its place in it, or p->n. */

@@ -17,7 +17,17 @@
 #include "format/refbits.h"
 #include "meta/engine.h"
 
+#define REFTABLE_ENTRIES_MAX (LAYOUT_REFTABLE_BYTES_MAX / LAYOUT_REFTABLE_ENTRY_LEN)
+
 static int make_block(struct meta *m, uint64_t idx, struct qcow2_error *err);
+
+static int table_full(struct qcow2_error *err)
+{
+	return error_set(err, -EFBIG,
+			 "the file can't grow further: its refcount table would pass the %u bytes "
+			 "that the format allows",
+			 LAYOUT_REFTABLE_BYTES_MAX);
+}
 
 static struct meta_reftable *reftable(struct meta *m)
 {
@@ -26,57 +36,34 @@ static struct meta_reftable *reftable(struct meta *m)
 
 /* ---- one block ---- */
 
-/* Writes a count that is in the cache to its place, so that the next barrier covers it. */
-static int write_count_of(struct meta *m, uint64_t cluster, struct qcow2_error *err)
-{
-	const uint64_t slice_len = min_u64(4096, m->geometry.cluster_size);
-	uint64_t in_block = cluster & (m->geometry.refblock_entries - 1);
-	uint64_t slice_off = align_down(in_block << m->geometry.refcount_order >> 3, slice_len);
-	struct meta_cache *c = m->engine->refs;
-	struct meta_slice slice;
-	uint64_t block_off;
-	uint8_t copy[4096];
-	int ret = meta_refblock_off(m, cluster >> m->geometry.refblock_bits, &block_off, err);
-
-	if (ret == 0)
-		ret = meta_cache_get(c, block_off + slice_off, &slice, err);
-	if (ret < 0)
-		return ret;
-	/* no commit may write an older copy of the slice after ours */
-	meta_slot_take(&m->engine->order.commit);
-	meta_cache_lock(c);
-	memcpy(copy, slice.bytes, slice_len);
-	meta_cache_unlock(c);
-	ret = storage_write(m->file, copy, slice_len, block_off + slice_off, err);
-	meta_slot_leave(&m->engine->order.commit);
-	meta_cache_put(c, &slice);
-	return ret;
-}
+/* A cluster that is to be a block; whoever found it gives it back unless a table points to it. */
+struct new_block {
+	struct meta_run at;
+	bool counts_itself;
+	bool counted; /* by another block */
+	bool entered; /* a table on disk may point to it, even if that failed */
+};
 
 /* Counts the new block's own cluster where another block does it. */
-static int count_elsewhere(struct meta *m, uint64_t cluster, struct qcow2_error *err)
+static int count_elsewhere(struct meta *m, struct new_block *b, struct qcow2_error *err)
 {
-	uint64_t idx = cluster >> m->geometry.refblock_bits;
+	uint64_t idx = b->at.first >> m->geometry.refblock_bits;
 	uint64_t off;
 	int ret = meta_refblock_off(m, idx, &off, err);
 
 	if (ret == 0 && off == 0)
 		ret = make_block(m, idx, err);
 	if (ret == 0)
-		ret = meta_refs_raise(m, cluster, 1, err);
-	if (ret < 0)
-		return ret;
-	ret = write_count_of(m, cluster, err);
-	if (ret < 0) /* it is given back, so it may have no count */
-		(void)meta_refs_lower(m, cluster, 1, NULL, NULL, NULL);
-	return ret;
+		ret = meta_refs_raise(m, b->at.first, 1, err);
+	b->counted = ret == 0;
+	return ret == 0 ? meta_refs_write(m, b->at.first, err) : ret;
 }
 
 /* Writes the block with nothing in it but its own count, if it has it. */
-static int write_block(struct meta *m, const struct meta_run *at, bool counts_itself,
-		       struct qcow2_error *err)
+static int write_block(struct meta *m, const struct new_block *b, struct qcow2_error *err)
 {
 	const struct format_geometry *g = &m->geometry;
+	const struct meta_run *at = &b->at;
 	cleanup_free uint8_t *block = mem_zalloc(1, g->cluster_size);
 	uint64_t in_block = at->first & (g->refblock_entries - 1);
 	uint64_t off = 0;
@@ -84,7 +71,7 @@ static int write_block(struct meta *m, const struct meta_run *at, bool counts_it
 
 	if (!block)
 		return error_errno(err, -ENOMEM, "can't make a refcount block");
-	if (counts_itself)
+	if (b->counts_itself)
 		format_refcount_set(block, g->refcount_order, in_block, 1);
 	if (at->fresh) { /* the rest reads as zeros as it is */
 		len = min_u64(512, len);
@@ -146,9 +133,9 @@ static int plan_move(struct meta *m, struct move *mv, struct qcow2_error *err)
 	}
 	mv->nentries = align_up(blocks + div_ceil(blocks, 2), per_cluster);
 	mv->ntable = mv->nentries / per_cluster;
-	if (mv->nentries * LAYOUT_REFTABLE_ENTRY_LEN > LAYOUT_REFTABLE_BYTES_MAX) {
+	if (mv->nentries > REFTABLE_ENTRIES_MAX) {
 		/* as large as it may be, if that is enough */
-		mv->nentries = LAYOUT_REFTABLE_BYTES_MAX / LAYOUT_REFTABLE_ENTRY_LEN;
+		mv->nentries = REFTABLE_ENTRIES_MAX;
 		mv->ntable = mv->nentries / per_cluster;
 	}
 	/* blocks for the area alone: what is below it has its own, or none yet */
@@ -158,10 +145,7 @@ static int plan_move(struct meta *m, struct move *mv, struct qcow2_error *err)
 	while (n << g->refblock_bits < n + mv->ntable);
 	if ((mv->first >> g->refblock_bits) + mv->nblocks <= mv->nentries)
 		return 0;
-	return error_set(err, -EFBIG,
-			 "the file can't grow further: its refcount table would pass the %u bytes "
-			 "that the format allows",
-			 LAYOUT_REFTABLE_BYTES_MAX);
+	return table_full(err);
 }
 
 static int write_area_blocks(struct meta *m, const struct move *mv, struct qcow2_error *err)
@@ -203,17 +187,9 @@ static struct meta_reftable *build_table(struct meta *m, const struct move *mv)
 	return t;
 }
 
-static int write_table(struct meta *m, const struct move *mv, const struct meta_reftable *t,
-		       struct qcow2_error *err)
+static uint64_t table_off(const struct meta *m, const struct move *mv)
 {
-	uint64_t len = mv->ntable << m->geometry.cluster_bits;
-	cleanup_free uint8_t *bytes = mem_zalloc(1, len);
-
-	if (!bytes)
-		return error_errno(err, -ENOMEM, "can't make a refcount table");
-	for (uint64_t i = 0; i < mv->nentries; i++)
-		store_be64(bytes + i * LAYOUT_REFTABLE_ENTRY_LEN, t->refblock_off[i]);
-	return storage_write(m->file, bytes, len, meta_off_of(m, mv->first + mv->nblocks), err);
+	return meta_off_of(m, mv->first + mv->nblocks);
 }
 
 /* Blocks, barrier, table, barrier, header, barrier. */
@@ -224,35 +200,24 @@ static int write_move(struct meta *m, const struct move *mv, const struct meta_r
 
 	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC_WRITE_BLOCKS);
 	ret = write_area_blocks(m, mv, err);
-
 	if (ret == 0 && !META_BROKEN(6))
 		ret = meta_barrier(m, err);
 	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC_WRITE_TABLE);
 	if (ret == 0)
-		ret = write_table(m, mv, t, err);
+		ret = meta_write_words(m, t->refblock_off, mv->nentries, table_off(m, mv), err);
 	if (ret == 0 && !META_BROKEN(7))
 		ret = meta_barrier(m, err);
 	if (ret < 0)
 		return ret;
 	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC_SWITCH_TABLE);
-	ret = meta_super_write_reftable(m, meta_off_of(m, mv->first + mv->nblocks),
-					(uint32_t)mv->ntable, err);
-	if (ret == 0)
-		ret = meta_barrier(m, err);
-	if (ret < 0) {
-		struct qcow2_error why = {.code = ret};
-
-		/* the header may or may not have changed: nothing may be counted any more */
-		error_set(&why, ret, "it isn't known which refcount table the header points to");
-		meta_fail(m, &why);
-	}
-	return ret;
+	ret = meta_super_write_reftable(m, table_off(m, mv), (uint32_t)mv->ntable, err);
+	return ret == 0 ? meta_barrier(m, err) : meta_header_unknown(m, ret, "refcount table");
 }
 
 static int guard_move(struct meta *m, const struct move *mv, struct qcow2_error *err)
 {
 	struct meta_guard *g = &m->engine->guard;
-	int ret = meta_guard_add(g, META_REGION_REFTABLE, meta_off_of(m, mv->first + mv->nblocks),
+	int ret = meta_guard_add(g, META_REGION_REFTABLE, table_off(m, mv),
 				 mv->ntable << m->geometry.cluster_bits, err);
 
 	for (uint64_t i = 0; i < mv->nblocks && ret == 0; i++)
@@ -261,11 +226,24 @@ static int guard_move(struct meta *m, const struct move *mv, struct qcow2_error 
 	return ret;
 }
 
+/* Nothing points to the area: it is free again, as nothing on disk counts it. */
+static void give_up_move(struct meta *m, const struct move *mv)
+{
+	struct meta_guard *g = &m->engine->guard;
+
+	meta_guard_remove(g, META_REGION_REFTABLE, table_off(m, mv),
+			  mv->ntable << m->geometry.cluster_bits);
+	for (uint64_t i = 0; i < mv->nblocks; i++)
+		meta_guard_remove(g, META_REGION_REFBLOCK, meta_off_of(m, mv->first + i),
+				  m->geometry.cluster_size);
+	meta_alloc_give_back(m, mv->first, mv->nblocks + mv->ntable);
+}
+
 static int move_table(struct meta *m, uint64_t idx, uint64_t block_off, struct qcow2_error *err)
 {
 	struct move mv = {.block_idx = idx, .block_off = block_off};
-	uint64_t old_first = meta_cluster_of(m, m->header.reftable_off);
-	uint64_t old_n = m->header.reftable_clusters;
+	uint64_t old_off = m->header.reftable_off;
+	uint64_t old_len = m->header.reftable_clusters * m->geometry.cluster_size;
 	struct meta_reftable *t;
 	int ret = plan_move(m, &mv, err);
 
@@ -279,16 +257,14 @@ static int move_table(struct meta *m, uint64_t idx, uint64_t block_off, struct q
 	if (ret == 0)
 		ret = write_move(m, &mv, t, err);
 	if (ret < 0) {
+		if (meta_check_sound(m, NULL) == 0)
+			give_up_move(m, &mv);
 		mem_free(t);
 		return ret;
 	}
 	t->older = reftable(m);
 	atomic_store(&m->engine->reftable, t);
-	meta_guard_remove(&m->engine->guard, META_REGION_REFTABLE,
-			  old_first << m->geometry.cluster_bits, old_n << m->geometry.cluster_bits);
-	/* the header that pointed to it is durable, and nobody reads it: no need to wait */
-	if (meta_refs_lower(m, old_first, old_n, NULL, NULL, NULL) == 0)
-		meta_alloc_give_back(m, old_first, old_n);
+	meta_table_free(m, META_REGION_REFTABLE, old_off, old_len);
 	return 0;
 }
 
@@ -301,80 +277,62 @@ static int enter_block(struct meta *m, uint64_t idx, uint64_t block_off, struct 
 	return move_table(m, idx, block_off, err);
 }
 
-/*
- * Sees to it that the cluster of the block for idx is counted, and that there is still no such
- * block: making the one that counts the cluster may have made it.
- */
-static int count_block(struct meta *m, uint64_t idx, const struct meta_run *at, bool *made,
-		       struct qcow2_error *err)
+/* Writes the block and lets the table point to it. */
+static int enter_new(struct meta *m, uint64_t idx, struct new_block *b, struct qcow2_error *err)
 {
-	uint64_t off = 0;
+	struct meta_guard *g = &m->engine->guard;
+	uint64_t off = meta_off_of(m, b->at.first);
 	int ret;
 
-	*made = false;
-	if (at->first >> m->geometry.refblock_bits == idx)
-		return 0;
-	ret = count_elsewhere(m, at->first, err);
-	if (ret == 0)
-		ret = meta_refblock_off(m, idx, &off, err);
-	*made = ret == 0 && off != 0;
-	return ret;
-}
-
-/* *entered: a table on disk may point to it, even if this failed. */
-static int place_block(struct meta *m, uint64_t idx, const struct meta_run *at, bool *entered,
-		       struct qcow2_error *err)
-{
-	bool counts_itself = at->first >> m->geometry.refblock_bits == idx;
-	uint64_t block_off = meta_off_of(m, at->first);
-	int ret = meta_guard_check(m, block_off, m->geometry.cluster_size, META_REGION_NONE, err);
-	bool made = false;
-
-	if (ret == 0)
-		ret = count_block(m, idx, at, &made, err);
-	if (ret == 0 && made)
-		meta_untake(m, at);
-	if (ret < 0 || made)
-		return ret;
 	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC_WRITE);
-	ret = write_block(m, at, counts_itself, err);
+	ret = write_block(m, b, err);
 	if (ret == 0 && !META_BROKEN(6))
 		ret = meta_barrier(m, err);
 	if (ret == 0)
-		ret = meta_guard_add(&m->engine->guard, META_REGION_REFBLOCK, block_off,
-				     m->geometry.cluster_size, err);
-	*entered = ret == 0;
-	if (ret == 0)
-		ret = enter_block(m, idx, block_off, err);
-	if (ret < 0) {
-		meta_guard_remove(&m->engine->guard, META_REGION_REFBLOCK, block_off,
-				  m->geometry.cluster_size);
-		if (!counts_itself && !*entered)
-			(void)meta_refs_lower(m, at->first, 1, NULL, NULL, NULL);
-	}
+		ret = meta_guard_add(g, META_REGION_REFBLOCK, off, m->geometry.cluster_size, err);
+	if (ret < 0)
+		return ret;
+	b->entered = true;
+	ret = enter_block(m, idx, off, err);
+	if (ret < 0)
+		meta_guard_remove(g, META_REGION_REFBLOCK, off, m->geometry.cluster_size);
 	return ret;
+}
+
+static int place_block(struct meta *m, uint64_t idx, struct new_block *b, struct qcow2_error *err)
+{
+	uint64_t off = 0;
+	int ret = meta_guard_check(m, meta_off_of(m, b->at.first), m->geometry.cluster_size,
+				   META_REGION_NONE, err);
+
+	if (ret == 0 && !b->counts_itself) {
+		ret = count_elsewhere(m, b, err);
+		/* making the block that counts it may have made this one */
+		if (ret == 0)
+			ret = meta_refblock_off(m, idx, &off, err);
+	}
+	return ret == 0 && off == 0 ? enter_new(m, idx, b, err) : ret;
 }
 
 static int make_block(struct meta *m, uint64_t idx, struct qcow2_error *err)
 {
-	bool entered = false;
-	struct meta_run at;
+	struct new_block b = {0};
 	int ret;
 
-	if (idx >= LAYOUT_REFTABLE_BYTES_MAX / LAYOUT_REFTABLE_ENTRY_LEN)
-		return error_set(err, -EFBIG,
-				 "the file can't grow further: its refcount table would pass the "
-				 "%u bytes that the format allows",
-				 LAYOUT_REFTABLE_BYTES_MAX);
+	if (idx >= REFTABLE_ENTRIES_MAX)
+		return table_full(err);
 	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC);
-	ret = meta_alloc_find(m, 1, LAYOUT_HOST_OFF_MAX, &at, err);
+	ret = meta_alloc_find(m, 1, LAYOUT_HOST_OFF_MAX, &b.at, err);
 	if (ret < 0)
 		return ret;
+	b.counts_itself = b.at.first >> m->geometry.refblock_bits == idx;
 	/* what was cached of that place when it was something else */
-	meta_cache_forget(m->engine->refs, meta_off_of(m, at.first), m->geometry.cluster_size);
-	ret = place_block(m, idx, &at, &entered, err);
-	if (ret < 0 && !entered)
-		meta_alloc_give_back(m, at.first, 1);
+	meta_cache_forget(m->engine->refs, meta_off_of(m, b.at.first), m->geometry.cluster_size);
+	ret = place_block(m, idx, &b, err);
+	if (!b.entered && b.counted)
+		meta_untake(m, &b.at);
+	else if (!b.entered)
+		meta_alloc_give_back(m, b.at.first, 1);
 	return ret;
 }
 

@@ -23,7 +23,7 @@ static int count_used(struct meta *m, uint64_t idx, uint64_t *used, uint64_t *on
 	*used = 0;
 	if (!bits)
 		return error_errno(err, -ENOMEM, "can't look at a refcount block");
-	ret = meta_refs_used(m, first, n, bits, 0, err);
+	ret = meta_refs_look(m, first, n, false, bits, err);
 	for (uint64_t w = 0; ret == 0 && w < nwords; w++) {
 		*used += (uint64_t)__builtin_popcountll(bits[w]);
 		if (bits[w])

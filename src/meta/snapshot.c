@@ -47,29 +47,6 @@ static int write_records(struct meta *m, const struct meta_snapshots *s, uint64_
 	return storage_write(m->file, bytes, (size_t)len, host_off, err);
 }
 
-/* The header may or may not have changed: nothing may be done any more that depends on it. */
-static int header_unknown(struct meta *m, int ret, const char *what)
-{
-	struct qcow2_error why;
-
-	error_set(&why, ret, "it isn't known which %s the header points to", what);
-	meta_fail(m, &why);
-	return ret;
-}
-
-/* Lets go of a table that the header, durably, doesn't point to any more. */
-static void free_table(struct meta *m, enum meta_region region, uint64_t off, uint64_t len)
-{
-	uint64_t first = meta_cluster_of(m, off);
-	uint64_t n = div_ceil(len, m->geometry.cluster_size);
-
-	if (len == 0)
-		return;
-	meta_guard_remove(&m->engine->guard, region, off, len);
-	if (meta_refs_lower(m, first, n, NULL, NULL, NULL) == 0)
-		meta_alloc_give_back(m, first, n);
-}
-
 /* Writes the list as the new table and makes it the one. old_len: of the present table. */
 static int switch_table(struct meta *m, const struct meta_snapshots *s, uint64_t old_len,
 			struct qcow2_error *err)
@@ -105,10 +82,10 @@ static int switch_table(struct meta *m, const struct meta_snapshots *s, uint64_t
 	}
 	ret = meta_super_write_snapshots(m, (uint32_t)s->count, off, err);
 	if (ret < 0)
-		return header_unknown(m, ret, "snapshot table");
+		return meta_header_unknown(m, ret, "snapshot table");
 	ret = meta_barrier(m, err);
 	if (ret == 0)
-		free_table(m, META_REGION_SNAPSHOTS, old_off, old_len);
+		meta_table_free(m, META_REGION_SNAPSHOTS, old_off, old_len);
 	return ret;
 }
 
@@ -166,19 +143,6 @@ static int read_l1(struct meta *m, const struct format_snapshot *s, uint64_t **l
 	return 0;
 }
 
-static int write_l1(struct meta *m, const uint64_t *l1, uint32_t entries, uint64_t off,
-		    struct qcow2_error *err)
-{
-	uint64_t len = (uint64_t)entries * LAYOUT_L1_ENTRY_LEN;
-	cleanup_free uint8_t *bytes = mem_alloc(len, 1);
-
-	if (!bytes)
-		return error_errno(err, -ENOMEM, "can't write an L1 table");
-	for (uint32_t i = 0; i < entries; i++)
-		store_be64(bytes + (size_t)i * LAYOUT_L1_ENTRY_LEN, l1[i]);
-	return storage_write(m->file, bytes, (size_t)len, off, err);
-}
-
 /* ---- create ---- */
 
 static int copy_l1(struct meta *m, struct meta_run *run, struct qcow2_error *err)
@@ -192,7 +156,7 @@ static int copy_l1(struct meta *m, struct meta_run *run, struct qcow2_error *err
 	ret = meta_take(m, div_ceil(len, m->geometry.cluster_size), LAYOUT_HOST_OFF_MAX, run, err);
 	if (ret < 0)
 		return ret;
-	ret = write_l1(m, m->l1, m->l1_entries, meta_off_of(m, run->first), err);
+	ret = meta_write_words(m, m->l1, m->l1_entries, meta_off_of(m, run->first), err);
 	if (ret < 0)
 		meta_untake(m, run);
 	return ret;
@@ -269,8 +233,8 @@ int meta_snapshot_delete(struct meta *m, struct meta_snapshots *s, size_t idx,
 	if (ret == 0) {
 		/* an error from here on only leaks; the repair at the next opening finds it */
 		if (meta_walk_lower(m, l1, gone.l1_entries, NULL) == 0)
-			free_table(m, META_REGION_INACTIVE_L1, gone.l1_off,
-				   (uint64_t)gone.l1_entries * LAYOUT_L1_ENTRY_LEN);
+			meta_table_free(m, META_REGION_INACTIVE_L1, gone.l1_off,
+					(uint64_t)gone.l1_entries * LAYOUT_L1_ENTRY_LEN);
 		(void)meta_refresh_copied(m, NULL);
 		format_snapshot_release(&gone);
 	} else {
@@ -320,7 +284,7 @@ static int switch_disk(struct meta *m, uint64_t *l1, uint32_t entries, uint64_t 
 	if (ret < 0)
 		return ret;
 	off = meta_off_of(m, run.first);
-	ret = write_l1(m, l1, entries, off, err);
+	ret = meta_write_words(m, l1, entries, off, err);
 	if (ret == 0)
 		ret = meta_guard_add(&m->engine->guard, META_REGION_L1, off, len, err);
 	if (ret == 0)
@@ -332,10 +296,10 @@ static int switch_disk(struct meta *m, uint64_t *l1, uint32_t entries, uint64_t 
 	}
 	ret = meta_super_write_disk(m, size_bytes, off, entries, err);
 	if (ret < 0)
-		return header_unknown(m, ret, "L1 table");
+		return meta_header_unknown(m, ret, "L1 table");
 	ret = meta_barrier(m, err);
 	if (ret == 0)
-		free_table(m, META_REGION_L1, old_off, old_len);
+		meta_table_free(m, META_REGION_L1, old_off, old_len);
 	return ret;
 }
 

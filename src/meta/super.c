@@ -8,8 +8,6 @@
 #include "base/num.h"
 #include "meta/meta.h"
 
-#define SLICE_LEN_MAX 4096
-
 /* What is missing of a table reads as zeros, but a header of zeros would be a disk of size 0. */
 static int check_header_is_there(const struct meta *m, uint32_t version, struct qcow2_error *err)
 {
@@ -160,10 +158,16 @@ static uint64_t l2_bytes(const struct meta *m, bool whole)
 	return min_u64(ntables * m->geometry.cluster_size, m->file_size);
 }
 
+int meta_l2_cache_new(const struct meta *m, uint64_t tables_bytes, struct meta_cache **cache,
+		      struct qcow2_error *err)
+{
+	return meta_cache_new(cache, m->file, QCOW2_EVENT_L2_LOAD, meta_slice_len(m),
+			      min_u64(m->l2_limit, META_CACHE_SLACK * tables_bytes), err);
+}
+
 int meta_load_l1(struct meta *m, const struct format_snapshot *snap, bool whole,
 		 uint64_t cache_bytes, struct qcow2_error *err)
 {
-	uint32_t slice_len = (uint32_t)min_u64(SLICE_LEN_MAX, m->geometry.cluster_size);
 	cleanup_free uint8_t *bytes = NULL;
 	uint64_t l1_off;
 	uint32_t entries;
@@ -186,8 +190,7 @@ int meta_load_l1(struct meta *m, const struct format_snapshot *snap, bool whole,
 		return error_errno(err, -ENOMEM, "can't read the L1 table");
 	for (uint32_t i = 0; i < entries - m->l1_missing; i++)
 		m->l1[i] = load_be64(bytes + (size_t)i * LAYOUT_L1_ENTRY_LEN);
-	m->slice_entries = slice_len / m->geometry.l2_entry_len;
+	m->slice_entries = meta_slice_len(m) / m->geometry.l2_entry_len;
 	m->l2_limit = cache_bytes;
-	return meta_cache_new(&m->l2, m->file, QCOW2_EVENT_L2_LOAD, slice_len,
-			      min_u64(cache_bytes, META_CACHE_SLACK * l2_bytes(m, whole)), err);
+	return meta_l2_cache_new(m, l2_bytes(m, whole), &m->l2, err);
 }

@@ -168,7 +168,8 @@ static int make_table(struct meta *m, uint64_t guest_off, uint64_t old_off, stru
 	meta_l1_set(m, format_l1_index(&m->geometry, guest_off), format_l1_encode(off, true), true);
 	if (old_off != 0) {
 		meta_guard_remove(&m->engine->guard, META_REGION_L2, old_off, cs);
-		meta_drop(m, meta_cluster_of(m, old_off), 1, false);
+		meta_drop(m, meta_cluster_of(m, old_off), 1,
+			  m->engine->pass_discard == QCOW2_PASS_ALL);
 	}
 	return 0;
 }

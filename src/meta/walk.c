@@ -27,12 +27,11 @@ struct walk {
 	uint8_t *table;
 };
 
-static void give_back_zeros(struct meta *m, uint64_t first, uint64_t n, void *opaque)
+/* The header that pointed to them is durable, and nobody is in flight. */
+static void free_zeros(struct meta *m, uint64_t first, uint64_t n, void *opaque)
 {
 	(void)opaque;
-	/* the header that pointed to them is durable, and nobody is in flight */
-	(void)storage_discard(m->file, meta_off_of(m, first), n << m->geometry.cluster_bits, NULL);
-	meta_clusters_free(m, first, n);
+	meta_clusters_free(m, first, n, m->engine->pass_discard != QCOW2_PASS_NONE);
 }
 
 static int count_run(struct walk *w, struct qcow2_error *err)
@@ -42,7 +41,7 @@ static int count_run(struct walk *w, struct qcow2_error *err)
 	if (w->n == 0 || w->done == w->limit)
 		return 0;
 	ret = w->raise ? meta_refs_raise(w->m, w->first, w->n, err)
-		       : meta_refs_lower(w->m, w->first, w->n, give_back_zeros, NULL, err);
+		       : meta_refs_lower(w->m, w->first, w->n, free_zeros, NULL, err);
 	w->done += ret == 0;
 	w->n = 0;
 	return ret;
@@ -199,7 +198,7 @@ static int is_single(struct meta *m, struct ones *o, uint64_t cluster, bool *sin
 		o->first = align_down(cluster, 512);
 		o->n = 512;
 		memset(o->bits, 0, sizeof(o->bits));
-		ret = meta_refs_ones(m, o->first, o->n, o->bits, err);
+		ret = meta_refs_look(m, o->first, o->n, true, o->bits, err);
 		if (ret < 0)
 			return ret;
 	}

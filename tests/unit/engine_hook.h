@@ -6,6 +6,8 @@
 #ifndef TESTS_UNIT_ENGINE_HOOK_H
 #define TESTS_UNIT_ENGINE_HOOK_H
 
+#include <errno.h>
+
 #include "image_tmp.h"
 #include "storage/storage.h"
 
@@ -13,6 +15,8 @@ struct engine_hook {
 	struct qcow2_storage lower;
 	unsigned flushes; /* seen */
 	uint64_t size;	  /* what the file claims to have, unless 0 */
+	unsigned sizes;	  /* times that was asked */
+	unsigned no_size; /* the one that fails, from 1; 0: none */
 	/* NULL, or called before the operation; -errno makes it fail, 1 succeed undone */
 	int (*before)(struct engine_hook *h, enum storage_op op, uint64_t host_off, uint64_t len);
 	void *opaque;
@@ -50,6 +54,8 @@ static int engine_hook_size(void *self, uint64_t *size_bytes, struct qcow2_error
 {
 	struct engine_hook *h = self;
 
+	if (++h->sizes == h->no_size)
+		return -EIO;
 	*size_bytes = h->size;
 	return h->size ? 0 : storage_size(h->lower, size_bytes, err);
 }

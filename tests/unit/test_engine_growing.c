@@ -126,12 +126,45 @@ static void test_a_block_that_failed_leaves_no_count(void **state)
 	free(path);
 }
 
+/* Lets the new table fail: the only write of its length. */
+static int fail_table(struct engine_hook *h, enum storage_op op, uint64_t off, uint64_t len)
+{
+	if (op != STORAGE_OP_WRITE || len < 1024)
+		return 0;
+	*(uint64_t *)h->opaque = off;
+	return -EIO;
+}
+
+static void test_a_table_that_couldnt_move_leaves_its_place_free(void **state)
+{
+	char *path = engine_make(state, "image", "cluster_size=512,refcount_bits=64", "1M");
+	uint64_t table = 0;
+	struct engine_hook h = {.opaque = &table};
+	struct meta_run run;
+	struct meta m;
+
+	open_meta(path, &h, false, &m);
+	h.before = fail_table;
+	assert_int_equal(meta_refs_grow(&m, m.header.reftable_clusters * 512 / 8, NULL), -EIO);
+	h.before = NULL;
+	assert_int_not_equal(table, 0);
+	assert_int_equal(
+		meta_guard_find(&m.engine->guard, table - 512, 1024, META_REGION_NONE, NULL),
+		META_REGION_NONE);
+	assert_int_equal(meta_take_at(&m, meta_cluster_of(&m, table), 1, &run, NULL), 0);
+	assert_int_equal(run.nclusters, 1);
+	meta_untake(&m, &run);
+	close_meta(&m);
+	free(path);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		IMAGE_TEST(test_on_a_device_the_table_keeps_off_what_was_found),
 		IMAGE_TEST(test_a_block_that_was_made_on_the_way_is_the_one),
 		IMAGE_TEST(test_a_block_that_failed_leaves_no_count),
+		IMAGE_TEST(test_a_table_that_couldnt_move_leaves_its_place_free),
 	};
 
 	return cmocka_run_group_tests_name("engine growing", tests, NULL, NULL);

@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
+
 #include "engine_hook.h"
 #include "format/layout.h"
 #include "image/image.h"
@@ -59,11 +61,32 @@ static void test_the_dirty_bit_comes_and_goes_alone(void **state)
 	free(path);
 }
 
+/* Whatever has been set up until then is let go of: the sanitizer looks. */
+static void test_a_file_that_cant_say_its_size_isnt_opened(void **state)
+{
+	char *path = engine_make(state, "image", "cluster_size=64k", "1M");
+	struct qcow2_image *image;
+	unsigned n = 0;
+	int ret = -1;
+
+	while (ret < 0) {
+		struct engine_hook h = {.no_size = ++n};
+
+		ret = engine_hook_open(&h, path, NULL, &image, NULL);
+		assert_true(ret == 0 || ret == -EIO);
+		if (ret == 0)
+			qcow2_close(image);
+	}
+	assert_true(n > 2);
+	free(path);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		IMAGE_TEST(test_autoclear_bits_go_alone),
 		IMAGE_TEST(test_the_dirty_bit_comes_and_goes_alone),
+		IMAGE_TEST(test_a_file_that_cant_say_its_size_isnt_opened),
 	};
 
 	return cmocka_run_group_tests_name("engine header", tests, NULL, NULL);
