@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/alloc.h"
 #include "base/num.h"
 #include "data/write.h"
 
@@ -25,8 +24,8 @@ const uint8_t data_zeros[DATA_ZEROS_LEN] __attribute__((aligned(4096)));
 struct fill {
 	uint64_t guest_off, len;
 	bool is_zero;
-	uint8_t *bytes; /* unless it is zero; owned, or a part of what the other fill owns */
-	bool borrowed;
+	uint8_t *bytes;	    /* unless it is zero; owned, or a part of what the other fill owns */
+	uint64_t owned_len; /* of bytes, as they were asked for; 0: another's */
 };
 
 /* ---- how much has to be filled in ---- */
@@ -69,21 +68,21 @@ static void filled_part(const struct data_chunk *c, unsigned idx, bool ours, uin
 
 /* ---- what it is ---- */
 
-/* What the guest would read there, with zeros behind the end of the disk; *bytes is the caller's.
- */
-static int load(struct data_writer *w, uint64_t guest_off, uint64_t len, uint8_t **bytes,
-		struct qcow2_error *err)
+/* What the guest would read from the fill on, len bytes, with zeros behind the end of the disk. */
+static int load(struct data_writer *w, struct fill *f, uint64_t len, struct qcow2_error *err)
 {
+	uint64_t guest_off = f->guest_off;
 	uint64_t in_disk =
 		guest_off < w->m->size_bytes ? min_u64(len, w->m->size_bytes - guest_off) : 0;
 	struct iovec iov;
 
 	storage_event(w->m->file, QCOW2_EVENT_COW_READ);
-	*bytes = mem_aligned(4096, len);
-	if (!*bytes)
+	f->bytes = data_bounce_get(&w->bounce, len);
+	if (!f->bytes)
 		return error_errno(err, -ENOMEM, "can't copy the rest of a cluster");
-	memset(*bytes + in_disk, 0, len - in_disk);
-	iov = (struct iovec){.iov_base = *bytes, .iov_len = in_disk};
+	f->owned_len = len;
+	memset(f->bytes + in_disk, 0, len - in_disk);
+	iov = (struct iovec){.iov_base = f->bytes, .iov_len = in_disk};
 	return data_read(w->layers, &iov, 1, guest_off, in_disk, err);
 }
 
@@ -101,24 +100,22 @@ static int load_fills(struct data_writer *w, struct fill *head, struct fill *tai
 	if (ret < 0)
 		return ret;
 	if (!head->is_zero && !tail->is_zero && gap <= GAP_MAX) {
-		ret = load(w, head->guest_off, head->len + gap + tail->len, &head->bytes, err);
+		ret = load(w, head, head->len + gap + tail->len, err);
 		if (ret == 0)
 			tail->bytes = head->bytes + head->len + gap;
-		tail->borrowed = ret == 0;
 		return ret;
 	}
 	if (!head->is_zero)
-		ret = load(w, head->guest_off, head->len, &head->bytes, err);
+		ret = load(w, head, head->len, err);
 	if (ret == 0 && !tail->is_zero)
-		ret = load(w, tail->guest_off, tail->len, &tail->bytes, err);
+		ret = load(w, tail, tail->len, err);
 	return ret;
 }
 
-static void free_fills(struct fill *head, struct fill *tail)
+static void free_fill(struct data_writer *w, struct fill *f)
 {
-	mem_free(head->bytes);
-	if (!tail->borrowed)
-		mem_free(tail->bytes);
+	if (f->owned_len)
+		data_bounce_put(&w->bounce, f->bytes, f->owned_len);
 }
 
 /* ---- writing ---- */
@@ -267,6 +264,7 @@ int data_write_place(struct data_chunk *c, const struct data_place *p, struct io
 		ret = write_assembly(c->w, &a, cur, err);
 	if (ret == 0 && !META_BROKEN(1))
 		ret = map_place(c, p, err);
-	free_fills(&a.head, &a.tail);
+	free_fill(c->w, &a.head);
+	free_fill(c->w, &a.tail);
 	return ret;
 }

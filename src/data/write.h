@@ -36,6 +36,23 @@ void data_ranges_release(struct data_ranges *rs);
 void data_range_take(struct data_ranges *rs, struct data_range *r, uint64_t start, uint64_t end);
 void data_range_leave(struct data_ranges *rs, struct data_range *r);
 
+/* ---- buffers for copy-on-write (bounce.c) ---- */
+
+struct data_bounce {
+	pthread_mutex_t lock;
+	uint64_t len; /* immutable: of those that are kept */
+	/* guarded by lock */
+	struct data_bounce_idle *idle;
+	unsigned nidle;
+};
+
+void data_bounce_init(struct data_bounce *b, uint64_t cluster_size);
+void data_bounce_release(struct data_bounce *b);
+/* len bytes of anything, aligned for direct I/O; NULL: no memory. */
+uint8_t *data_bounce_get(struct data_bounce *b, uint64_t len);
+/* len as it was asked for; bytes may be NULL. */
+void data_bounce_put(struct data_bounce *b, uint8_t *bytes, uint64_t len);
+
 /* ---- ---- */
 
 struct data_writer {
@@ -47,6 +64,7 @@ struct data_writer {
 	unsigned discard; /* QCOW2_DISCARD_* */
 	bool give_back;	  /* what a guest frees goes back to the host */
 	struct data_ranges ranges;
+	struct data_bounce bounce;
 };
 
 /* Clusters whose entries are looked at together: no more than a slice has. */

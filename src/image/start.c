@@ -73,6 +73,7 @@ static int start_qcow2(struct qcow2_image *image, const struct qcow2_open_option
 	w->discard = options->discard;
 	w->give_back = options->pass_discard != QCOW2_PASS_NONE;
 	data_ranges_init(&w->ranges);
+	data_bounce_init(&w->bounce, q->meta.geometry.cluster_size);
 	q->writer = w;
 	image->gate = &q->meta.engine->gate;
 	return 0;
@@ -100,6 +101,7 @@ void image_stop_writing(struct image_qcow2 *q)
 {
 	if (!q->writer)
 		return;
+	data_bounce_release(&q->writer->bounce);
 	data_ranges_release(&q->writer->ranges);
 	mem_free(q->writer);
 	meta_engine_free(&q->meta);
