@@ -6,7 +6,7 @@
 
 #include "base/num.h"
 
-bool iov_total(const struct iovec *iov, int iovcnt, uint64_t *len_bytes)
+bool iov_sum(const struct iovec *iov, int iovcnt, uint64_t *len_bytes)
 {
 	uint64_t sum = 0;
 

@@ -20,8 +20,17 @@ static inline void iov_cursor_init(struct iov_cursor *c, const struct iovec *iov
 	*c = (struct iov_cursor){.iov = iov, .iovcnt = iovcnt};
 }
 
+/* iov_total of vectors that aren't a single buffer. */
+bool iov_sum(const struct iovec *iov, int iovcnt, uint64_t *len_bytes);
+
 /* Sum of the lengths; false if it overflows or the vector is malformed. */
-bool iov_total(const struct iovec *iov, int iovcnt, uint64_t *len_bytes);
+static inline bool iov_total(const struct iovec *iov, int iovcnt, uint64_t *len_bytes)
+{
+	if (iovcnt != 1 || !iov)
+		return iov_sum(iov, iovcnt, len_bytes);
+	*len_bytes = iov->iov_len;
+	return iov->iov_len <= PTRDIFF_MAX;
+}
 
 /* Sets the next len bytes, which the vector has, to value, and moves past them. */
 void iov_fill(struct iov_cursor *c, int value, size_t len);

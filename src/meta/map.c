@@ -269,6 +269,52 @@ static int walk_table(struct walk *w, bool *more, struct qcow2_error *err)
 	return walk_slice(w, more, err);
 }
 
+/* May the range be looked up by take_plain: does it lie in one cluster with a standard entry? */
+static bool is_short(const struct walk *w)
+{
+	const struct format_geometry *g = &w->m->geometry;
+
+	return !g->extended_l2 && !g->data_file &&
+	       (w->guest_off ^ (w->end - 1)) >> g->cluster_bits == 0;
+}
+
+/*
+ * The common case without a walk: one entry, of plain data and nothing else. One word needs no
+ * sequence number. false: it is another kind of entry, and nothing was done.
+ */
+static bool take_plain(struct walk *w)
+{
+	const struct format_geometry *g = &w->m->geometry;
+	uint64_t in_cluster = w->guest_off & (g->cluster_size - 1);
+	uint64_t raw, bitmap, host_off;
+
+	raw_entry(w, &raw, &bitmap);
+	host_off = raw & LAYOUT_ENTRY_OFFSET_MASK;
+	if (raw & ~(LAYOUT_ENTRY_OFFSET_MASK | LAYOUT_ENTRY_COPIED) || host_off == 0 ||
+	    !is_aligned(host_off, g->cluster_size))
+		return false;
+	w->run->kind = DISK_RUN_DATA;
+	w->run->has_host_off = true;
+	w->run->host_off = host_off + in_cluster;
+	w->run->copied = w->for_writing && raw & LAYOUT_ENTRY_COPIED;
+	w->run->len_bytes = w->end - w->guest_off;
+	return true;
+}
+
+/* take_plain where it can be asked; *more is false if the run is complete. */
+static int try_plain(struct walk *w, bool *more, struct qcow2_error *err)
+{
+	struct format_l1_entry l1 = l1_at(w->m, w->guest_off);
+	int ret = 0;
+
+	if (l1.l2_off == 0 || l1.faults & FORMAT_FAULT_FATAL)
+		return 0;
+	ret = hold_slice(w, l1.l2_off, err);
+	if (ret == 0)
+		*more = !take_plain(w);
+	return ret;
+}
+
 static int map(struct walk *w, struct qcow2_error *err)
 {
 	bool more = true;
@@ -276,6 +322,8 @@ static int map(struct walk *w, struct qcow2_error *err)
 
 	w->end = w->guest_off + min_u64(w->end, w->m->size_bytes - w->guest_off);
 	*w->run = (struct disk_run){0};
+	if (is_short(w))
+		ret = try_plain(w, &more, err);
 	while (ret == 0 && more && w->guest_off < w->end)
 		ret = walk_table(w, &more, err);
 	drop_slice(w);
