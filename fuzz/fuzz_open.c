@@ -103,6 +103,17 @@ static void walk(struct qcow2_image *image, uint8_t *buf)
 	}
 }
 
+/* Whatever is behind the disk, and far behind it. */
+static void read_state(struct qcow2_image *image, uint8_t *buf)
+{
+	struct qcow2_error err = {0};
+
+	for (uint64_t pos = 0; pos < UINT64_MAX / 8; pos = pos * 16 + 4096) {
+		if (qcow2_vmstate_read(image, buf, READ_MAX, pos, &err) < 0)
+			CHECK(err.message[0]);
+	}
+}
+
 static void look_at(struct qcow2_image *image)
 {
 	struct qcow2_info info = QCOW2_INFO_INIT;
@@ -137,8 +148,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 			continue;
 		}
 		look_at(image);
-		if (!(flags[i] & QCOW2_OPEN_INFO))
+		if (!(flags[i] & QCOW2_OPEN_INFO)) {
 			walk(image, buf);
+			read_state(image, buf);
+		}
 		qcow2_close(image);
 	}
 	return 0;

@@ -372,7 +372,7 @@ int qcow2_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned preall
 struct qcow2_snapshot_options {
 	size_t struct_size;
 	uint32_t date_sec, date_nsec; /* when it was taken; date_sec 0: now */
-	uint64_t vm_state_bytes;
+	uint64_t vm_state_bytes; /* of the state that qcow2_vmstate_write has written; 0: none */
 	uint64_t vm_clock_nsec;
 	uint64_t icount; /* all ones: not counted */
 };
@@ -399,6 +399,34 @@ int qcow2_snapshot_apply(struct qcow2_image *image, const char *id_or_name, unsi
 			 struct qcow2_error *err);
 int qcow2_snapshot_delete(struct qcow2_image *image, const char *id_or_name, unsigned flags,
 			  struct qcow2_error *err);
+
+/* ---- the state of a VM -------------------------------------------------------------------- */
+
+/*
+ * Beside its disk a qcow2 image keeps what a machine had in its memory and its devices, so that a
+ * snapshot holds all of a machine: bytes at positions from 0 on, which mean nothing to the library.
+ * They have no size of their own. What was never written reads as zeros, and takes no space; that
+ * of a backing file can't be seen.
+ *
+ * Every snapshot has the state that was there when it was taken; how much of it counts is recorded
+ * with it (vm_state_bytes). Taken with vm_state_bytes above 0, it has the state for itself, and that
+ * of the disk is empty again, for the next to be written from its beginning. Going back to a snapshot
+ * brings its state back too; opening one (struct qcow2_open_options) reads it without that. Resizing
+ * drops the state of the disk where its place is needed or moves, but never that of a snapshot.
+ *
+ * Any number of threads may do so beside each other and beside requests to the disk. What is said
+ * of writing above holds for these as well. -ENOTSUP for raw images and with an external data file.
+ */
+
+/* Reads len bytes at position pos. -EINVAL if 64 bits don't reach to their end; -EIO. */
+int qcow2_vmstate_read(struct qcow2_image *image, void *buf, size_t len, uint64_t pos,
+		       struct qcow2_error *err);
+/*
+ * Writes len bytes at position pos. -EFBIG beyond what the format can map: with clusters of 64 KiB
+ * 2 PiB, less the disk.
+ */
+int qcow2_vmstate_write(struct qcow2_image *image, const void *buf, size_t len, uint64_t pos,
+			struct qcow2_error *err);
 
 /* ---- done ---------------------------------------------------------------------------------- */
 

@@ -72,8 +72,7 @@ static void filled_part(const struct data_chunk *c, unsigned idx, bool ours, uin
 static int load(struct data_writer *w, struct fill *f, uint64_t len, struct qcow2_error *err)
 {
 	uint64_t guest_off = f->guest_off;
-	uint64_t in_disk =
-		guest_off < w->m->size_bytes ? min_u64(len, w->m->size_bytes - guest_off) : 0;
+	uint64_t in_disk = guest_off < data_size(w) ? min_u64(len, data_size(w) - guest_off) : 0;
 	struct iovec iov;
 
 	storage_event(w->m->file, QCOW2_EVENT_COW_READ);

@@ -86,7 +86,7 @@ static int check_compressed(const struct data_writer *w, uint64_t guest_off, uin
 	if (w->m->geometry.data_file)
 		return error_set(err, -ENOTSUP,
 				 "an image with an external data file can't hold compressed data");
-	if (!is_aligned(guest_off, cs) || (!is_aligned(end, cs) && end != w->m->size_bytes))
+	if (!is_aligned(guest_off, cs) || (!is_aligned(end, cs) && end != data_size(w)))
 		return error_set_at(err, -EINVAL, guest_off, QCOW2_NO_OFFSET,
 				    "compressed data have to begin and end at clusters of %llu "
 				    "bytes",

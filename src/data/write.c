@@ -88,7 +88,7 @@ int data_is_zero(struct data_writer *w, uint64_t off, uint64_t end, bool *is_zer
 	int ret;
 
 	*is_zero = true;
-	end = min_u64(end, w->m->size_bytes);
+	end = min_u64(end, data_size(w));
 	for (; off < end && *is_zero; off += r.run.len_bytes) {
 		ret = data_map(w->layers, off, end - off, &r, err);
 		if (ret < 0)

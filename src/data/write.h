@@ -58,7 +58,7 @@ void data_bounce_put(struct data_bounce *b, uint8_t *bytes, uint64_t len);
 struct data_writer {
 	/* immutable */
 	struct meta *m;
-	const struct data_layers *layers; /* this disk first: what copy-on-write reads */
+	const struct data_layers *layers; /* what is written first: what copy-on-write reads */
 	struct data_packed *packed;
 	bool has_backing; /* what isn't allocated may read as something else than zeros */
 	unsigned discard; /* QCOW2_DISCARD_* */
@@ -66,6 +66,12 @@ struct data_writer {
 	struct data_ranges ranges;
 	struct data_bounce bounce;
 };
+
+/* Where what is written ends: behind it nothing is read, and nothing has to be kept. */
+static inline uint64_t data_size(const struct data_writer *w)
+{
+	return w->layers->disks[0]->size_bytes;
+}
 
 /* Clusters whose entries are looked at together: no more than a slice has. */
 #define DATA_CHUNK 256

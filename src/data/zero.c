@@ -68,7 +68,7 @@ static int clear_data_file(struct data_chunk *c, const struct change *ch, struct
 {
 	const struct meta *m = c->w->m;
 	bool raw = m->header.autoclear & LAYOUT_AUTOCLEAR_DATA_FILE_RAW;
-	uint64_t end = min_u64(c->end, m->size_bytes);
+	uint64_t end = min_u64(c->end, data_size(c->w));
 
 	if (!m->geometry.data_file || c->guest_off >= end)
 		return 0;
@@ -256,7 +256,7 @@ static int zero_aligned(struct data_writer *w, uint64_t off, uint64_t end, unsig
 		.give_back = w->give_back,
 	};
 	const uint64_t cs = w->m->geometry.cluster_size;
-	bool at_end = end == w->m->size_bytes;
+	bool at_end = end == data_size(w);
 	uint64_t middle = align_up(off, cs);
 	uint64_t last = at_end ? end : align_down(end, cs);
 	bool done;
@@ -285,7 +285,7 @@ int data_zero(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes, uns
 	const uint64_t sub = 1ull << w->m->geometry.subcluster_bits;
 	uint64_t end = guest_off + len_bytes;
 	uint64_t from = align_up(guest_off, sub);
-	uint64_t to = end == w->m->size_bytes ? end : align_down(end, sub);
+	uint64_t to = end == data_size(w) ? end : align_down(end, sub);
 	int ret = meta_check_sound(w->m, err);
 
 	if (ret < 0)
@@ -322,7 +322,7 @@ int data_discard(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes,
 	if (w->m->header.version < 3 && w->has_backing)
 		return 0;
 	guest_off = align_up(guest_off, cs);
-	if (end != w->m->size_bytes)
+	if (end != data_size(w))
 		end = align_down(end, cs);
 	return guest_off < end ? change_clusters(w, guest_off, end, &ch, err) : 0;
 }

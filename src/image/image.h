@@ -18,8 +18,21 @@
 #include "meta/meta.h"
 #include "qcow2.h"
 
+/*
+ * The VM state as a disk of its own, at the guest offsets that the image's tables have for it: so
+ * that it is read and written by the same code, and nothing below it shines through.
+ */
+struct image_state {
+	struct disk disk;
+	struct disk *disks[1];
+	struct data_layers layers;
+	struct image_qcow2 *image;
+	struct data_writer *writer; /* beside that of the disk; NULL: open for reading */
+};
+
 struct image_qcow2 { /* a qcow2 disk; begins with the interface that it implements */
 	struct disk disk;
+	struct image_state state;
 	struct meta meta;
 	struct qcow2_storage file; /* owned */
 	struct qcow2_storage
@@ -119,6 +132,15 @@ void image_set_size(struct image_qcow2 *q, uint64_t size_bytes);
 int image_write_packed(struct qcow2_image *image, uint64_t guest_off, const uint8_t *bytes,
 		       size_t len, struct qcow2_error *err);
 
+/* The end of a request that was carried out, or wasn't; outside the gate. flags: QCOW2_WRITE_*. */
+int image_finish_request(struct qcow2_image *image, int ret, unsigned flags, const char *what,
+			 struct qcow2_error *err);
+
+/* ---- VM state (vmstate.c) ---- */
+
+/* The tables have been loaded. */
+void image_state_init(struct image_qcow2 *q);
+
 /* ---- references (chain.c) ---- */
 
 /*
@@ -138,6 +160,12 @@ int image_open_layer(struct qcow2_image **image, struct qcow2_storage store, con
 		     const char *format, bool is_backing, const struct qcow2_open_options *options,
 		     struct qcow2_error *err);
 void image_free_layer(struct qcow2_image *image);
+
+/* What the image's tables say, as a run of a disk; guest_off may lie in the VM state. */
+int image_map_tables(struct image_qcow2 *q, uint64_t guest_off, uint64_t len_bytes,
+		     struct disk_run *run, struct qcow2_error *err);
+int image_read_packed(struct image_qcow2 *q, const struct disk_run *run, void *buf, size_t len,
+		      uint64_t guest_off, struct qcow2_error *err);
 
 /*
  * Looks whether a DATA run of this disk, if that is a preallocated qcow2 image, is a hole of its

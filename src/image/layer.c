@@ -38,6 +38,24 @@ unsigned image_storage_flags(unsigned open_flags)
 
 /* ---- the qcow2 disk ---- */
 
+int image_map_tables(struct image_qcow2 *q, uint64_t guest_off, uint64_t len_bytes,
+		     struct disk_run *run, struct qcow2_error *err)
+{
+	int ret = meta_map(&q->meta, guest_off, len_bytes, run, err);
+
+	run->store = q->meta.data;
+	run->filename = q->data_filename;
+	return ret;
+}
+
+int image_read_packed(struct image_qcow2 *q, const struct disk_run *run, void *buf, size_t len,
+		      uint64_t guest_off, struct qcow2_error *err)
+{
+	uint64_t in_cluster = guest_off & (q->meta.geometry.cluster_size - 1);
+
+	return data_packed_read(q->packed, run->cookie, in_cluster, buf, len, err);
+}
+
 static struct image_qcow2 *qcow2_of(struct disk *disk)
 {
 	return (struct image_qcow2 *)disk;
@@ -59,20 +77,20 @@ static int qcow2_disk_map(struct disk *disk, uint64_t guest_off, uint64_t len_by
 			  struct disk_run *run, struct qcow2_error *err)
 {
 	struct image_qcow2 *q = qcow2_of(disk);
-	int ret = meta_map(&q->meta, guest_off, len_bytes, run, err);
 
-	run->store = q->meta.data;
-	run->filename = q->data_filename;
-	return ret;
+	if (guest_off >= q->meta.state_off) {
+		/* a snapshot of a disk that was smaller: its VM state lies there */
+		*run = (struct disk_run){.kind = DISK_RUN_ABSENT, .len_bytes = len_bytes};
+		return 0;
+	}
+	len_bytes = min_u64(len_bytes, q->meta.state_off - guest_off);
+	return image_map_tables(q, guest_off, len_bytes, run, err);
 }
 
 static int qcow2_disk_read_compressed(struct disk *disk, const struct disk_run *run, void *buf,
 				      size_t len, uint64_t guest_off, struct qcow2_error *err)
 {
-	struct image_qcow2 *q = qcow2_of(disk);
-	uint64_t in_cluster = guest_off & (q->meta.geometry.cluster_size - 1);
-
-	return data_packed_read(q->packed, run->cookie, in_cluster, buf, len, err);
+	return image_read_packed(qcow2_of(disk), run, buf, len, guest_off, err);
 }
 
 static const struct disk_ops qcow2_disk_ops = {
@@ -236,12 +254,13 @@ static int load_view(struct qcow2_image *image, const struct qcow2_open_options 
 		ret = meta_load_l1(&q->meta, snap, options->flags & QCOW2_OPEN_WRITE, cache, err);
 	if (ret == 0 && q->meta.l1_missing)
 		image_warn(image,
-			   "\"%s\": the file ends before its L1 table does; what the missing "
-			   "%" PRIu32 " of %" PRIu32 " entries map isn't there any more",
-			   image->path, q->meta.l1_missing,
-			   q->meta.l1_entries + q->meta.l1_missing);
+			   "\"%s\": the file ends before its L1 table does; what the %" PRIu32
+			   " missing entries map of the disk isn't there any more",
+			   image->path, q->meta.l1_missing);
 	if (ret == 0)
 		ret = data_packed_new(&q->packed, &q->meta, err);
+	if (ret == 0)
+		image_state_init(q);
 	meta_snapshots_release(&list);
 	return ret;
 }

@@ -89,6 +89,7 @@ int image_check_size(const struct qcow2_image *image, uint64_t size_bytes, struc
 void image_set_size(struct image_qcow2 *q, uint64_t size_bytes)
 {
 	q->meta.size_bytes = size_bytes;
+	q->meta.state_off = format_vm_state_off(&q->meta.geometry, size_bytes);
 	__atomic_store_n(&q->disk.size_bytes, size_bytes, __ATOMIC_RELAXED);
 }
 
@@ -214,6 +215,17 @@ static int shrink(struct qcow2_image *image, uint64_t size_bytes, struct qcow2_e
 	return ret;
 }
 
+/*
+ * VM state isn't moved: where it begins somewhere else from now on it goes. In the way of a disk
+ * that grows it would come to light in it.
+ */
+static int make_way(struct meta *m, uint64_t size_bytes, struct qcow2_error *err)
+{
+	if (format_vm_state_off(&m->geometry, size_bytes) == m->state_off)
+		return 0;
+	return meta_l1_cut(m, format_l1_index(&m->geometry, m->state_off), err);
+}
+
 static int resize_qcow2(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
 			struct qcow2_error *err)
 {
@@ -223,6 +235,9 @@ static int resize_qcow2(struct qcow2_image *image, uint64_t size_bytes, unsigned
 	if (ret == 0)
 		ret = image_check_size(image, size_bytes, err);
 	if (ret < 0 || size_bytes == m->size_bytes)
+		return ret;
+	ret = make_way(m, size_bytes, err);
+	if (ret < 0)
 		return ret;
 	return size_bytes > m->size_bytes ? grow(image, size_bytes, prealloc, err)
 					  : shrink(image, size_bytes, err);

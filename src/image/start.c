@@ -51,11 +51,30 @@ static int start_engine(struct qcow2_image *image, const struct qcow2_open_optio
 	return ret;
 }
 
+static void init_writer(struct data_writer *w, struct image_qcow2 *q,
+			const struct data_layers *layers, const struct qcow2_open_options *options)
+{
+	w->m = &q->meta;
+	w->layers = layers;
+	w->packed = q->packed;
+	w->discard = options->discard;
+	w->give_back = options->pass_discard != QCOW2_PASS_NONE;
+	data_ranges_init(&w->ranges);
+	data_bounce_init(&w->bounce, q->meta.geometry.cluster_size);
+}
+
+static void release_writer(struct data_writer *w)
+{
+	data_bounce_release(&w->bounce);
+	data_ranges_release(&w->ranges);
+}
+
 static int start_qcow2(struct qcow2_image *image, const struct qcow2_open_options *options,
 		       struct qcow2_error *err)
 {
 	struct image_qcow2 *q = image->qcow2;
-	struct data_writer *w = mem_zalloc(1, sizeof(*w));
+	/* two, in one piece of memory: of the disk, and of the VM state behind it */
+	struct data_writer *w = mem_zalloc(2, sizeof(*w));
 	int ret;
 
 	if (!w)
@@ -66,15 +85,11 @@ static int start_qcow2(struct qcow2_image *image, const struct qcow2_open_option
 		error_prefix(err, "can't open \"%s\" for writing", image->path);
 		return ret;
 	}
-	w->m = &q->meta;
-	w->layers = &image->layers;
-	w->packed = q->packed;
-	w->has_backing = q->meta.header.backing_name != NULL;
-	w->discard = options->discard;
-	w->give_back = options->pass_discard != QCOW2_PASS_NONE;
-	data_ranges_init(&w->ranges);
-	data_bounce_init(&w->bounce, q->meta.geometry.cluster_size);
-	q->writer = w;
+	init_writer(&w[0], q, &image->layers, options);
+	w[0].has_backing = q->meta.header.backing_name != NULL;
+	init_writer(&w[1], q, &q->state.layers, options);
+	q->writer = &w[0];
+	q->state.writer = &w[1];
 	image->gate = &q->meta.engine->gate;
 	return 0;
 }
@@ -101,9 +116,9 @@ void image_stop_writing(struct image_qcow2 *q)
 {
 	if (!q->writer)
 		return;
-	data_bounce_release(&q->writer->bounce);
-	data_ranges_release(&q->writer->ranges);
-	mem_free(q->writer);
+	release_writer(q->state.writer);
+	release_writer(q->writer);
+	mem_free(q->writer); /* and that of the VM state with it */
 	meta_engine_free(&q->meta);
 }
 

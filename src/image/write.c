@@ -115,9 +115,8 @@ static int zero_disk(struct qcow2_image *image, uint64_t guest_off, uint64_t len
 		 : raw_zero(image, guest_off, len_bytes, flags, err);
 }
 
-/* The end of a request that was carried out, or wasn't. */
-static int finish_request(struct qcow2_image *image, int ret, unsigned flags, const char *what,
-			  struct qcow2_error *err)
+int image_finish_request(struct qcow2_image *image, int ret, unsigned flags, const char *what,
+			 struct qcow2_error *err)
 {
 	struct data_writer *w = writer_of(image);
 
@@ -146,7 +145,7 @@ int qcow2_pwritev(struct qcow2_image *image, const struct iovec *iov, int iovcnt
 	if (ret == 0 && len > 0)
 		ret = write_disk(image, iov, iovcnt, guest_off, len, flags, err);
 	image_leave(image, ticket);
-	return finish_request(image, ret, flags, "writing", err);
+	return image_finish_request(image, ret, flags, "writing", err);
 }
 
 int qcow2_pwrite(struct qcow2_image *image, const void *buf, size_t len, uint64_t guest_off,
@@ -167,7 +166,7 @@ int image_write_packed(struct qcow2_image *image, uint64_t guest_off, const uint
 	if (ret == 0)
 		ret = data_write_packed(writer_of(image), guest_off, bytes, len, err);
 	image_leave(image, ticket);
-	return finish_request(image, ret, 0, "writing", err);
+	return image_finish_request(image, ret, 0, "writing", err);
 }
 
 int qcow2_write_zeroes(struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
@@ -179,7 +178,7 @@ int qcow2_write_zeroes(struct qcow2_image *image, uint64_t guest_off, uint64_t l
 	if (ret == 0 && len_bytes > 0)
 		ret = zero_disk(image, guest_off, len_bytes, flags, err);
 	image_leave(image, ticket);
-	return finish_request(image, ret, flags, "writing zeros to", err);
+	return image_finish_request(image, ret, flags, "writing zeros to", err);
 }
 
 int qcow2_discard(struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
@@ -193,7 +192,7 @@ int qcow2_discard(struct qcow2_image *image, uint64_t guest_off, uint64_t len_by
 		ret = w ? data_discard(w, guest_off, len_bytes, err)
 			: raw_discard(image, guest_off, len_bytes, err);
 	image_leave(image, ticket);
-	return finish_request(image, ret, 0, "discarding in", err);
+	return image_finish_request(image, ret, 0, "discarding in", err);
 }
 
 int qcow2_flush(struct qcow2_image *image, struct qcow2_error *err)

@@ -178,6 +178,11 @@ size_t meta_l1_dirty_words(uint32_t entries);
 int meta_l1_grow(struct meta *m, uint64_t entries, struct qcow2_error *err);
 /* The gate is closed. L1 entries [from, to) lose their tables, in which no entry is set. */
 void meta_l1_drop_tables(struct meta *m, uint64_t from, uint64_t to);
+/*
+ * The gate is closed. L1 entries from there on become empty, durably, and then everything that they
+ * reached loses a reference: VM state whose place is needed, or that a snapshot has now.
+ */
+int meta_l1_cut(struct meta *m, uint64_t from, struct qcow2_error *err);
 
 /* ---- the order in which it reaches the file (order.c) ---- */
 

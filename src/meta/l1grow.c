@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The L1 table when the size of the disk changes: it moves to grow (section 10.4, rule 7), and
- * entries behind a disk that became smaller are cleared. The gate is closed: nobody looks at the
- * table but the caller.
+ * The L1 table when the size of the disk changes, or that of the VM state behind it: it moves to
+ * grow (section 10.4, rule 7), and entries are cleared that nothing needs any more. The gate is
+ * closed: nobody looks at the table but the caller.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -145,4 +145,66 @@ void meta_l1_drop_tables(struct meta *m, uint64_t from, uint64_t to)
 				  m->geometry.cluster_size);
 		meta_drop(m, meta_cluster_of(m, l1.l2_off), 1, true);
 	}
+}
+
+/* ---- everything from an entry on ---- */
+
+static bool is_empty_from(const struct meta *m, uint32_t from)
+{
+	while (from < m->l1_entries && meta_l1_get(m, from) == 0)
+		from++;
+	return from >= m->l1_entries;
+}
+
+static void set_entries(struct meta *m, uint32_t from, const uint64_t *raw)
+{
+	for (uint32_t i = from; i < m->l1_entries; i++) {
+		uint64_t to = raw ? raw[i - from] : 0;
+
+		if (meta_l1_get(m, i) != to)
+			meta_l1_set(m, i, to, false);
+	}
+}
+
+static void forget_tables(struct meta *m, const uint64_t *raw, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		struct format_l1_entry l1 = format_l1_decode(&m->geometry, raw[i]);
+
+		if (l1.l2_off != 0 && !(l1.faults & FORMAT_FAULT_FATAL))
+			meta_guard_remove(&m->engine->guard, META_REGION_L2, l1.l2_off,
+					  m->geometry.cluster_size);
+	}
+}
+
+int meta_l1_cut(struct meta *m, uint64_t from, struct qcow2_error *err)
+{
+	cleanup_free uint64_t *old = NULL;
+	uint32_t first = (uint32_t)min_u64(from, m->l1_entries);
+	uint32_t n = m->l1_entries - first;
+	int ret;
+
+	if (is_empty_from(m, first))
+		return 0;
+	old = mem_alloc(n, sizeof(*old));
+	if (!old)
+		return error_errno(err, -ENOMEM, "can't drop VM state");
+	for (uint32_t i = 0; i < n; i++)
+		old[i] = meta_l1_get(m, first + i);
+	/* what is counted down is read from the file */
+	ret = meta_commit_counts(m, err);
+	if (ret < 0)
+		return ret;
+	meta_reap(m, true);
+	set_entries(m, first, NULL);
+	ret = meta_commit(m, true, err);
+	if (ret < 0) {
+		set_entries(m, first, old);
+		return ret;
+	}
+	forget_tables(m, old, n);
+	/* nothing points to them any more: an error from here on only leaks */
+	(void)meta_walk_lower(m, old, n, NULL);
+	atomic_store(&m->engine->ever_freed, true);
+	return 0;
 }

@@ -320,7 +320,7 @@ static int map(struct walk *w, struct qcow2_error *err)
 	bool more = true;
 	int ret = 0;
 
-	w->end = w->guest_off + min_u64(w->end, w->m->size_bytes - w->guest_off);
+	w->end += w->guest_off;
 	*w->run = (struct disk_run){0};
 	if (is_short(w))
 		ret = try_plain(w, &more, err);

@@ -28,9 +28,10 @@ struct meta {
 	unsigned tolerated; /* FORMAT_HEADER_ALLOW_*: what was wrong and let pass */
 
 	uint64_t size_bytes;	    /* of the disk that the L1 below maps */
+	uint64_t state_off;	    /* what it maps from here on is VM state: section 12.4 */
 	uint64_t *l1;		    /* entries as stored, host byte order; atomic if they change */
 	uint32_t l1_entries;	    /* in memory; what lies past them is zero */
-	uint32_t l1_missing;	    /* that it should have, but the file ends before them */
+	uint32_t l1_missing;	    /* of those for the disk: the file ends before them */
 	struct meta_cache *l2;	    /* NULL until meta_load_l1 */
 	uint64_t l2_limit;	    /* bytes that l2 may have */
 	uint32_t slice_entries;	    /* L2 entries in a slice */
@@ -62,8 +63,7 @@ void meta_release(struct meta *m);
 
 /*
  * Loads the active L1 table, or that of snap, and sets up the cache for the tables behind it.
- * whole: all that the header tells of, for an image that is to be changed, not only what maps the
- * disk.
+ * whole: with entries that the file ends before, for an image that is to be changed.
  */
 int meta_load_l1(struct meta *m, const struct format_snapshot *snap, bool whole,
 		 uint64_t cache_bytes, struct qcow2_error *err);
@@ -77,8 +77,9 @@ int meta_check_snapshot_l1(const struct meta *m, const struct format_snapshot *s
 			   struct qcow2_error *err);
 
 /*
- * What backs the disk at guest_off, for at most len_bytes (at least 1, inside the disk): the
- * longest run of one kind. store and filename of the run are the caller's to set.
+ * What the tables say of guest_off, for at most len_bytes (at least 1): the longest run of one kind.
+ * What is disk and what is VM state there, the caller knows. store and filename of the run are his
+ * to set.
  */
 int meta_map(const struct meta *m, uint64_t guest_off, uint64_t len_bytes, struct disk_run *run,
 	     struct qcow2_error *err);

@@ -110,22 +110,20 @@ int meta_check_snapshot_l1(const struct meta *m, const struct format_snapshot *s
 }
 
 /*
- * Where the L1 table is that maps the wanted view, and how many of its entries map the disk.
+ * Where the L1 table is that maps the wanted view, and how many entries it has.
  *
  * A snapshot is read at the image's present size, as by others, or at its own if that is larger,
  * so that nothing of it is lost. What it has behind its own size is VM state, never disk.
  */
-static int choose_view(struct meta *m, const struct format_snapshot *snap, bool whole,
-		       uint64_t *l1_off, uint32_t *entries, struct qcow2_error *err)
+static int choose_view(struct meta *m, const struct format_snapshot *snap, uint64_t *l1_off,
+		       uint32_t *entries, struct qcow2_error *err)
 {
 	uint64_t size;
 	int ret;
 
 	*l1_off = m->header.l1_off;
-	*entries = (uint32_t)min_u64(m->header.l1_entries,
-				     format_size_to_l1(&m->geometry, m->size_bytes));
-	if (whole)
-		*entries = m->header.l1_entries;
+	*entries = m->header.l1_entries;
+	m->state_off = format_vm_state_off(&m->geometry, m->size_bytes);
 	if (!snap)
 		return 0;
 	ret = meta_check_snapshot_l1(m, snap, err);
@@ -138,7 +136,8 @@ static int choose_view(struct meta *m, const struct format_snapshot *snap, bool 
 				 " bytes is larger than the format allows",
 				 snap->name, size);
 	*l1_off = snap->l1_off;
-	*entries = (uint32_t)min_u64(snap->l1_entries, format_size_to_l1(&m->geometry, size));
+	*entries = snap->l1_entries;
+	m->state_off = format_vm_state_off(&m->geometry, size);
 	m->size_bytes = max_u64(m->size_bytes, size);
 	return 0;
 }
@@ -169,12 +168,12 @@ int meta_load_l1(struct meta *m, const struct format_snapshot *snap, bool whole,
 		 uint64_t cache_bytes, struct qcow2_error *err)
 {
 	cleanup_free uint8_t *bytes = NULL;
+	uint32_t entries, of_disk, there;
 	uint64_t l1_off;
-	uint32_t entries;
 	size_t got;
 	int ret;
 
-	ret = choose_view(m, snap, whole, &l1_off, &entries, err);
+	ret = choose_view(m, snap, &l1_off, &entries, err);
 	if (ret < 0)
 		return ret;
 	ret = meta_read_table(m, l1_off, (uint64_t)entries * LAYOUT_L1_ENTRY_LEN, &bytes, &got,
@@ -183,12 +182,14 @@ int meta_load_l1(struct meta *m, const struct format_snapshot *snap, bool whole,
 		error_prefix(err, "can't read the L1 table");
 		return ret;
 	}
-	m->l1_missing = entries - (uint32_t)(got / LAYOUT_L1_ENTRY_LEN);
-	m->l1_entries = whole ? entries : entries - m->l1_missing;
+	there = (uint32_t)(got / LAYOUT_L1_ENTRY_LEN);
+	of_disk = (uint32_t)min_u64(entries, format_l1_index(&m->geometry, m->state_off));
+	m->l1_missing = of_disk > there ? of_disk - there : 0;
+	m->l1_entries = whole ? entries : there;
 	m->l1 = mem_zalloc(m->l1_entries, sizeof(*m->l1));
 	if (!m->l1)
 		return error_errno(err, -ENOMEM, "can't read the L1 table");
-	for (uint32_t i = 0; i < entries - m->l1_missing; i++)
+	for (uint32_t i = 0; i < there; i++)
 		m->l1[i] = load_be64(bytes + (size_t)i * LAYOUT_L1_ENTRY_LEN);
 	m->slice_entries = meta_slice_len(m) / m->geometry.l2_entry_len;
 	m->l2_limit = cache_bytes;
