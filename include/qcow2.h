@@ -409,10 +409,11 @@ int qcow2_snapshot_delete(struct qcow2_image *image, const char *id_or_name, uns
  * of a backing file can't be seen.
  *
  * Every snapshot has the state that was there when it was taken; how much of it counts is recorded
- * with it (vm_state_bytes). Taken with vm_state_bytes above 0, it has the state for itself, and that
- * of the disk is empty again, for the next to be written from its beginning. Going back to a snapshot
- * brings its state back too; opening one (struct qcow2_open_options) reads it without that. Resizing
- * drops the state of the disk where its place is needed or moves, but never that of a snapshot.
+ * with it (vm_state_bytes). Taken with vm_state_bytes above 0, it has the state for itself, and
+ * that of the disk is empty again, for the next to be written from its beginning. Going back to a
+ * snapshot brings its state back too; opening one (struct qcow2_open_options) reads it without
+ * that. Resizing drops the state of the disk where its place is needed or moves, but never that of
+ * a snapshot.
  *
  * Any number of threads may do so beside each other and beside requests to the disk. What is said
  * of writing above holds for these as well. -ENOTSUP for raw images and with an external data file.

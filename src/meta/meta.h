@@ -77,9 +77,9 @@ int meta_check_snapshot_l1(const struct meta *m, const struct format_snapshot *s
 			   struct qcow2_error *err);
 
 /*
- * What the tables say of guest_off, for at most len_bytes (at least 1): the longest run of one kind.
- * What is disk and what is VM state there, the caller knows. store and filename of the run are his
- * to set.
+ * What the tables say of guest_off, for at most len_bytes (at least 1): the longest run of one
+ * kind. What is disk and what is VM state there, the caller knows. store and filename of the run
+ * are his to set.
  */
 int meta_map(const struct meta *m, uint64_t guest_off, uint64_t len_bytes, struct disk_run *run,
 	     struct qcow2_error *err);

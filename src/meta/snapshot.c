@@ -194,7 +194,7 @@ static int create(struct meta *m, struct meta_snapshots *s, struct qcow2_error *
 	}
 	clear_l1_copied(m);
 	ret = switch_table(m, s, meta_snapshots_len(s, s->count - 1), err);
-	/* the snapshot has the VM state now; if that fails the disk has it too, which does no harm */
+	/* the VM state is the snapshot's now; if that fails the disk has it too: no harm */
 	if (ret == 0 && snap->vm_state_bytes > 0)
 		(void)meta_l1_cut(m, format_l1_index(&m->geometry, m->state_off), NULL);
 	if (ret < 0 && meta_check_sound(m, NULL) == 0) {

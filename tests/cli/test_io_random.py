@@ -35,6 +35,9 @@ class Script:
     def range(self):
         return f"{self.number(SIZE + 65536)} {self.number(self.one(1000, 70000, 600000))}"
 
+    def sectors(self):
+        return f"{self.rng.randrange(SIZE >> 9) << 9} {self.rng.randrange(600) << 9}"
+
     def clusters(self):
         """Whole ones: for zeros where there is nothing we never allocate, they do in part."""
         return f"{self.rng.randrange(SIZE >> 16) << 16} {self.rng.randrange(6) << 16}"
@@ -66,6 +69,9 @@ class Script:
             lambda: f"discard {self.flags('Cq')} {self.range()}",
             lambda: f"alloc {self.range()}",
             lambda: f"alloc {self.number(SIZE)}",
+            lambda: f"write -b {self.flags('Cpq')} {self.pattern()} {self.range()}",
+            lambda: f"write -b -P {self.rng.randrange(256)} {self.sectors()}",
+            lambda: f"read -b {self.flags('Cpq')} {self.pattern()} {self.sectors()}",
             lambda: self.one("map", "length", "flush", "info", "aio_flush", "reopen", "reopen -r",
                              "reopen -w", "reopen -c none", "r", "help read x"),
         )

@@ -31,16 +31,6 @@ static int check_sectors(const struct io_request *r)
 	return 0;
 }
 
-/* The library doesn't reach the area behind the disk where the state of a VM is kept. */
-static int refuse_vm_state(const struct io_request *r)
-{
-	struct qcow2_error err = {0};
-	int rc = io_reason(&err, -ENOTSUP, "-b: the VM state area can't be read or written");
-
-	io_tell_failure(r->io, r->name, rc, &err);
-	return rc;
-}
-
 /* Does it, and tells the requests that got done before it. */
 static int perform(struct io_request *r)
 {
@@ -52,7 +42,7 @@ static int perform(struct io_request *r)
 /* ---- read ---- */
 
 struct read_args {
-	bool vm_state, has_from, has_len;
+	bool has_from, has_len;
 	uint64_t from, len;
 };
 
@@ -64,9 +54,9 @@ static int read_options(const struct io_command *self, int nwords, char **words,
 
 	io_getopt_begin();
 	while (rc == 0 && (c = getopt(nwords, words, "bCl:pP:qs:v")) != -1) {
-		if (c == 'b')
-			args->vm_state = true;
-		else if (c == 'l') {
+		if (c == 'b') {
+			r->vm_state = true;
+		} else if (c == 'l') {
 			args->has_len = true;
 			rc = io_parse_number(optarg, &args->len);
 		} else if (c == 's') {
@@ -109,11 +99,8 @@ static int run_read(struct io *io, const struct io_command *self, int nwords, ch
 		rc = io_parse_range(&r, words + optind, IO_LIMIT);
 	if (rc == 0)
 		rc = read_range(self, &r, &args);
-	if (rc == 0 && args.vm_state) {
+	if (rc == 0 && r.vm_state)
 		rc = check_sectors(&r);
-		if (rc == 0)
-			rc = refuse_vm_state(&r);
-	}
 	if (rc == 0)
 		rc = io_request_buffer(&r);
 	if (rc == 0)
@@ -143,7 +130,7 @@ static int run_readv(struct io *io, const struct io_command *self, int nwords, c
 /* ---- write ---- */
 
 struct write_args {
-	bool vm_state, compressed, fua, no_fallback, unmap, pattern;
+	bool compressed, fua, no_fallback, unmap, pattern;
 	const char *source;
 };
 
@@ -155,7 +142,7 @@ static int write_options(const struct io_command *self, int nwords, char **words
 	io_getopt_begin();
 	while (rc == 0 && (c = getopt(nwords, words, "bcCfnpP:qs:uz")) != -1) {
 		if (c == 'b')
-			args->vm_state = true;
+			r->vm_state = true;
 		else if (c == 'c')
 			args->compressed = true;
 		else if (c == 'f')
@@ -182,9 +169,9 @@ static int write_options_fit(struct io_request *r, const struct write_args *args
 {
 	const char *wrong = NULL;
 
-	if (args->vm_state && r->zero)
+	if (r->vm_state && r->zero)
 		wrong = "-b and -z cannot be specified at the same time";
-	else if (args->fua && (args->vm_state || args->compressed))
+	else if (args->fua && (r->vm_state || args->compressed))
 		wrong = "-f and -b or -c cannot be specified at the same time";
 	else if (args->no_fallback && !r->zero)
 		wrong = "-n requires -z to be specified";
@@ -216,10 +203,8 @@ static int run_write(struct io *io, const struct io_command *self, int nwords, c
 	if (rc == 0)
 		rc = io_parse_range(&r, words + optind,
 				    args.no_fallback ? IO_NO_LIMIT : IO_LIMIT_BUT_N);
-	if (rc == 0 && (args.vm_state || args.compressed))
+	if (rc == 0 && (r.vm_state || args.compressed))
 		rc = check_sectors(&r);
-	if (rc == 0 && args.vm_state)
-		rc = refuse_vm_state(&r);
 	if (rc == 0 && !r.zero)
 		rc = io_request_buffer(&r);
 	if (rc == 0 && args.source)
@@ -260,7 +245,7 @@ const struct io_command io_rw_commands[] = {
 	 " -v           print what was read\n"
 	 " -C           figures for machines: bytes,ops,time,bytes/sec,ops/sec\n"
 	 " -q           no report\n"
-	 " -b           the VM state instead of the disk: not supported\n"
+	 " -b           of the VM state instead of the disk\n"
 	 " -p           no effect\n",
 	 2, IO_MANY, 0, run_read},
 	{"readv", NULL, "[-Cqv] [-P pattern] off len [len..]",

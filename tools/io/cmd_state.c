@@ -254,15 +254,6 @@ static int run_truncate(struct io *io, const struct io_command *self, int nwords
 
 /* ---- info ---- */
 
-/* Where the state of a VM begins: behind the disk, at what the next L2 table would map. */
-static uint64_t vm_state_offset(const struct qcow2_info *info)
-{
-	uint64_t entries = info->cluster_size / (info->extended_l2 ? 16 : 8);
-	uint64_t span = info->cluster_size * entries;
-
-	return span ? (info->virtual_size + span - 1) / span * span : 0;
-}
-
 static int run_info(struct io *io, const struct io_command *self, int nwords, char **words)
 {
 	struct qcow2_info info = QCOW2_INFO_INIT;
@@ -280,7 +271,7 @@ static int run_info(struct io *io, const struct io_command *self, int nwords, ch
 	}
 	printf("format name: %s\n", info.format);
 	printf("cluster size: %s\n", io_size_text(text, (double)info.cluster_size));
-	printf("vm state offset: %s\n", io_size_text(text, (double)vm_state_offset(&info)));
+	printf("vm state offset: %s\n", io_size_text(text, (double)io_vm_state_offset(&info)));
 	cli_out_init(&out, stdout, false);
 	cli_out_open(&out, NULL, '{');
 	info_rows_put_specific(&out, &info);

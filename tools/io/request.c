@@ -16,6 +16,7 @@
 
 #define BUFFER_ALIGN 4096
 #define MISALIGN 16
+#define REACH_MAX ((1ull << 63) - (1ull << 30)) /* no request ends behind it */
 
 void io_request_init(struct io_request *request, struct io *io, const char *name, bool write)
 {
@@ -112,6 +113,36 @@ static int check_range(const struct io *io, uint64_t guest_off, uint64_t len_byt
 			 len_bytes, guest_off, size);
 }
 
+uint64_t io_vm_state_offset(const struct qcow2_info *info)
+{
+	uint64_t entries = info->cluster_size / (info->extended_l2 ? 16 : 8);
+	uint64_t span = info->cluster_size * entries;
+
+	return span ? (info->virtual_size + span - 1) / span * span : 0;
+}
+
+static int perform_on_state(struct io_request *r)
+{
+	struct qcow2_info info = QCOW2_INFO_INIT;
+	int rc = qcow2_info(r->io->image, &info, &r->err);
+	uint64_t begin = io_vm_state_offset(&info);
+
+	if (rc < 0)
+		return rc;
+	if (!r->io->is_raw &&
+	    (begin > REACH_MAX || r->guest_off > REACH_MAX || r->len_bytes > REACH_MAX ||
+	     begin + r->guest_off > REACH_MAX - r->len_bytes))
+		return io_reason(&r->err, -EIO,
+				 "%" PRIu64 " bytes at position %" PRIu64
+				 " of the VM state are too far away",
+				 r->len_bytes, r->guest_off);
+	if (r->write)
+		return qcow2_vmstate_write(r->io->image, r->buf, (size_t)r->len_bytes, r->guest_off,
+					   &r->err);
+	return qcow2_vmstate_read(r->io->image, r->buf, (size_t)r->len_bytes, r->guest_off,
+				  &r->err);
+}
+
 static int perform(struct io_request *r)
 {
 	struct iovec whole = {.iov_base = r->buf, .iov_len = (size_t)r->len_bytes};
@@ -142,7 +173,7 @@ void io_request_perform(struct io_request *request)
 	uint64_t start = io_now_ns();
 
 	io_copy_lock(request->io);
-	request->result = perform(request);
+	request->result = request->vm_state ? perform_on_state(request) : perform(request);
 	io_copy_unlock(request->io);
 	request->elapsed_ns = io_now_ns() - start;
 }

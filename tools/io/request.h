@@ -18,6 +18,7 @@ struct io_request {
 	const char *done; /* "wrote" */
 	/* What to do. */
 	bool write, zero, discard; /* the last two with the first */
+	bool vm_state;		   /* rather than the disk */
 	unsigned flags;		   /* QCOW2_WRITE_* */
 	uint64_t guest_off, len_bytes;
 	uint8_t *memory; /* to be freed; buf begins somewhere in it */
@@ -53,6 +54,9 @@ int io_request_tell(const struct io_request *request);
 /* "NAME failed: REASON", and the library's own sentence where qemu-io's words aren't all. */
 void io_tell_failure(const struct io *io, const char *name, int code,
 		     const struct qcow2_error *err);
+
+/* Where the state of a VM begins: behind the disk, at what the next L2 table would map. */
+uint64_t io_vm_state_offset(const struct qcow2_info *info);
 
 /* CLOCK_MONOTONIC. */
 uint64_t io_now_ns(void);
