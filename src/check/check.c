@@ -149,8 +149,8 @@ static int count_references(struct check_run *run, struct qcow2_error *err)
 
 	for (size_t i = 0; ret == 0 && i < ARRAY_LEN(steps); i++)
 		ret = steps[i](run, err);
-	if (ret == 0 && counts_seal(&run->counts) < 0)
-		ret = check_no_memory(err);
+	if (ret == 0)
+		counts_seal(&run->counts);
 	return ret;
 }
 
@@ -182,6 +182,18 @@ static int tell_copied(struct check_run *run, struct qcow2_error *err)
 		return 0;
 	run->copied_wrong = 0;
 	return check_copied(run, err);
+}
+
+/* Nothing is done about the flags, nor is anybody told; they are wrong all the same. */
+static int count_copied(struct check_run *run, struct qcow2_error *err)
+{
+	int (*report)(void *opaque, const struct check_report *r) = run->options.report;
+	int ret;
+
+	run->options.report = NULL;
+	ret = tell_copied(run, err);
+	run->options.report = report;
+	return ret;
 }
 
 static int report_needs_rebuild(struct check_run *run)
@@ -257,8 +269,8 @@ static int run_once(struct check_run *run, bool *repaired, struct qcow2_error *e
 	if (run->options.repair & CHECK_REPAIR_ALL) {
 		ret = repair_all(run, err);
 	} else if (run->needs_rebuild) {
-		run->result->corruptions += run->copied_wrong;
-		return report_needs_rebuild(run);
+		ret = count_copied(run, err);
+		return ret != 0 ? ret : report_needs_rebuild(run);
 	} else {
 		ret = repair_leaks(run, err);
 	}

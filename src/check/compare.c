@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "base/num.h"
-#include "base/zero.h"
 #include "check/run.h"
 #include "format/refbits.h"
 
@@ -77,36 +76,65 @@ static int compare_zeros(struct compare *c, uint64_t from, uint64_t end, bool ha
 
 	c->has_block = has_block;
 	while (ret == 0 && counts_next(&c->run->counts, from, end, &span)) {
+		/* some of those may have been called somebody's own */
+		c->run->copied_wrong++;
 		ret = add(c, span.first, span.nclusters, 0, span.count);
 		from = span.first + span.nclusters;
 	}
 	return ret != 0 ? ret : flush_report(c);
 }
 
+/* Does anybody say of the cluster what isn't so? */
+static bool is_belied(unsigned claims, uint64_t stored)
+{
+	return (claims & COUNTS_ALONE && stored != 1) || (claims & COUNTS_SHARED && stored == 1);
+}
+
+/* Most of an image is as it should be, and the same over long stretches. */
+static bool stride_is_right(struct compare *c, uint64_t first, const uint8_t *block, uint64_t idx,
+			    uint64_t n)
+{
+	const struct check_run *run = c->run;
+	struct counts_state same;
+
+	if (!counts_same(&run->counts, first, n, &same) || same.count > run->g.refcount_max ||
+	    is_belied(same.claims, same.count) ||
+	    !format_refcount_all(block, run->g.refcount_order, idx, n, same.count))
+		return false;
+	if (same.count > 0)
+		c->end_idx = max_u64(c->end_idx, first + n);
+	return true;
+}
+
 static int compare_group(struct compare *c, uint64_t first, const uint8_t *block, uint64_t idx)
 {
-	uint32_t order = c->run->g.refcount_order;
-	uint64_t group[COUNTS_CHUNK], same;
-	bool any;
+	struct check_run *run = c->run;
+	uint32_t order = run->g.refcount_order;
+	struct counts_state group[COUNTS_CHUNK];
 	int ret = 0;
 
-	/* Most of an image is as it should be, and the same over long stretches. */
-	if (counts_group_same(&c->run->counts, first, &same) && same <= c->run->g.refcount_max &&
-	    format_refcount_all(block, order, idx, COUNTS_CHUNK, same)) {
-		if (same > 0)
-			c->end_idx = max_u64(c->end_idx, first + COUNTS_CHUNK);
-		return 0;
-	}
-	any = counts_group(&c->run->counts, first, group);
-	if (!any && bytes_are_zero(block + ((idx << order) >> 3), (COUNTS_CHUNK << order) >> 3))
-		return 0;
+	if (!counts_states(&run->counts, first, group))
+		memset(group, 0, sizeof(group));
 	for (unsigned i = 0; ret == 0 && i < COUNTS_CHUNK; i++) {
-		uint64_t computed = any ? group[i] : 0;
 		uint64_t stored = format_refcount_get(block, order, idx + i);
 
-		if (stored != 0 || computed != 0)
-			ret = add(c, first + i, 1, stored, computed);
+		run->copied_wrong += is_belied(group[i].claims, stored);
+		if (stored != 0 || group[i].count != 0)
+			ret = add(c, first + i, 1, stored, group[i].count);
 	}
+	return ret;
+}
+
+static int compare_stride(struct compare *c, uint64_t first, const uint8_t *block, uint64_t idx,
+			  uint64_t n)
+{
+	int ret = 0;
+
+	if (stride_is_right(c, first, block, idx, n))
+		return 0;
+	for (uint64_t i = 0; ret == 0 && i < n; i += COUNTS_CHUNK)
+		if (!stride_is_right(c, first + i, block, idx + i, COUNTS_CHUNK))
+			ret = compare_group(c, first + i, block, idx + i);
 	return ret;
 }
 
@@ -114,7 +142,7 @@ static int compare_block(struct compare *c, uint64_t block_idx, struct qcow2_err
 {
 	struct check_run *run = c->run;
 	const struct format_geometry *g = &run->g;
-	uint64_t first = block_idx << g->refblock_bits, off = run->refblocks[block_idx];
+	uint64_t first = block_idx << g->refblock_bits, off = run->refblocks[block_idx], stride;
 	bool zeros = true;
 	int ret = 0;
 
@@ -126,8 +154,9 @@ static int compare_block(struct compare *c, uint64_t block_idx, struct qcow2_err
 	if (zeros)
 		return compare_zeros(c, first, first + g->refblock_entries, true);
 	c->has_block = true;
-	for (uint64_t i = 0; ret == 0 && i < g->refblock_entries; i += COUNTS_CHUNK)
-		ret = compare_group(c, first + i, run->block, i);
+	stride = min_u64(CHUNK_CLUSTERS, g->refblock_entries);
+	for (uint64_t i = 0; ret == 0 && i < g->refblock_entries; i += stride)
+		ret = compare_stride(c, first + i, run->block, i, stride);
 	return ret != 0 ? ret : flush_report(c);
 }
 

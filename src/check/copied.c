@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * COPIED flags of the active tables against the refcounts as they are stored, told one by one. The
- * scan has seen that some are wrong; this pass over the tables, in the order of the disk, is only
- * for images that have such.
+ * comparison has seen that some may be wrong; this pass over the tables, in the order of the disk,
+ * is only for such images.
  */
 #include "base/bytes.h"
 #include "base/num.h"

@@ -1,234 +1,36 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Computed reference counts. Counts saturate at UINT64_MAX; with what an image can hold they
- * don't get there. What is not done here: deciding which clusters exist.
- */
+/* Single references and runs together. What is not done here: deciding which clusters exist. */
 #include "check/counts.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/num.h"
-#include "base/zero.h"
 
-#define POOL_CHUNKS 256u
-#define IN_OVERFLOW 255u
-#define MAP_SLOTS_MIN 64u
-
-/* ---- the map ------------------------------------------------------------------------------- */
-
-static uint64_t hash(uint64_t key)
-{
-	key *= 0x9e3779b97f4a7c15ull;
-	return key ^ key >> 29;
-}
-
-/* The slot that has the key, or the free one where it belongs. */
-static struct counts_slot *find_slot(const struct counts_map *m, uint64_t key)
-{
-	uint64_t i = hash(key) & (m->nslots - 1);
-
-	while (m->slots[i].value != 0 && m->slots[i].key != key)
-		i = (i + 1) & (m->nslots - 1);
-	return &m->slots[i];
-}
-
-static int grow_map(struct counts_map *m)
-{
-	struct counts_map bigger = {.nslots = max_u64(MAP_SLOTS_MIN, m->nslots * 2),
-				    .nused = m->nused};
-
-	bigger.slots = mem_zalloc(bigger.nslots, sizeof(*bigger.slots));
-	if (!bigger.slots)
-		return -ENOMEM;
-	for (uint64_t i = 0; i < m->nslots; i++)
-		if (m->slots[i].value != 0)
-			*find_slot(&bigger, m->slots[i].key) = m->slots[i];
-	mem_free(m->slots);
-	*m = bigger;
-	return 0;
-}
-
-static const uint64_t *map_get(const struct counts_map *m, uint64_t key)
-{
-	const struct counts_slot *s = m->nslots ? find_slot(m, key) : NULL;
-
-	return s && s->value != 0 ? &s->value : NULL;
-}
-
-/* value isn't 0. */
-static int map_set(struct counts_map *m, uint64_t key, uint64_t value)
-{
-	struct counts_slot *s;
-
-	if (m->nused >= m->nslots / 4 * 3) {
-		int ret = grow_map(m);
-
-		if (ret < 0)
-			return ret;
-	}
-	s = find_slot(m, key);
-	m->nused += s->value == 0;
-	*s = (struct counts_slot){key, value};
-	return 0;
-}
-
-/* ---- chunks -------------------------------------------------------------------------------- */
-
-static uint8_t *chunk_at(const struct counts *c, uint64_t n)
-{
-	return c->pools[n / POOL_CHUNKS] + n % POOL_CHUNKS * COUNTS_CHUNK;
-}
-
-static uint8_t *find_chunk(const struct counts *c, uint64_t key)
-{
-	const uint64_t *n = map_get(&c->chunks, key);
-
-	return n ? chunk_at(c, *n - 1) : NULL;
-}
-
-static int add_pool(struct counts *c)
-{
-	uint64_t npools = c->nchunks / POOL_CHUNKS;
-	uint8_t **pools = c->pools;
-
-	if ((npools & (npools - 1)) == 0) { /* the array is as long as the next power of two */
-		pools = mem_realloc(c->pools, npools ? npools * 2 : 1, sizeof(*pools));
-		if (!pools)
-			return -ENOMEM;
-		c->pools = pools;
-	}
-	pools[npools] = mem_zalloc(POOL_CHUNKS, COUNTS_CHUNK);
-	return pools[npools] ? 0 : -ENOMEM;
-}
-
-static int grow_keys(struct counts *c)
-{
-	uint64_t cap = max_u64(64, c->keys_cap * 2);
-	uint64_t *keys = mem_realloc(c->keys, cap, sizeof(*keys));
-
-	if (!keys)
-		return -ENOMEM;
-	c->keys = keys;
-	c->keys_cap = cap;
-	return 0;
-}
-
-static uint8_t *make_chunk(struct counts *c, uint64_t key)
-{
-	if (c->nchunks == c->keys_cap && grow_keys(c) < 0)
-		return NULL;
-	if (c->nchunks % POOL_CHUNKS == 0 && add_pool(c) < 0)
-		return NULL;
-	if (map_set(&c->chunks, key, c->nchunks + 1) < 0) {
-		if (c->nchunks % POOL_CHUNKS == 0)
-			mem_free(c->pools[c->nchunks / POOL_CHUNKS]);
-		return NULL;
-	}
-	/* Tables are read in the order of the file, so the keys mostly come in order. */
-	if (c->nchunks > 0 && c->keys[c->nchunks - 1] > key)
-		c->keys_disordered = true;
-	c->keys[c->nchunks] = key;
-	return chunk_at(c, c->nchunks++);
-}
+#define PROBES 64 /* chunks that are looked for one by one, rather than sorting all */
 
 void counts_release(struct counts *c)
 {
-	for (uint64_t i = 0; i < div_ceil(c->nchunks, POOL_CHUNKS); i++)
-		mem_free(c->pools[i]);
-	mem_free(c->pools);
-	mem_free(c->chunks.slots);
-	mem_free(c->overflow.slots);
+	chunks_release(&c->chunks);
 	mem_free(c->edges);
-	mem_free(c->keys);
 	*c = (struct counts){0};
-}
-
-/* What single references make of a cluster whose byte that is. */
-static uint64_t count_of(const struct counts *c, uint64_t cluster_idx, uint8_t byte)
-{
-	const uint64_t *value = byte == IN_OVERFLOW ? map_get(&c->overflow, cluster_idx) : NULL;
-
-	return value ? *value : byte;
-}
-
-static int set_count(struct counts *c, uint64_t cluster_idx, uint8_t *byte, uint64_t count)
-{
-	if (count < IN_OVERFLOW) {
-		*byte = (uint8_t)count;
-		return 0;
-	}
-	if (map_set(&c->overflow, cluster_idx, count) < 0)
-		return -ENOMEM;
-	*byte = IN_OVERFLOW;
-	return 0;
-}
-
-/* Makes the chunk with that key the last one. */
-static int want_chunk(struct counts *c, uint64_t key)
-{
-	uint8_t *chunk;
-
-	if (c->last_chunk && c->last_key == key)
-		return 0;
-	chunk = find_chunk(c, key);
-	if (!chunk)
-		chunk = make_chunk(c, key);
-	if (!chunk)
-		return -ENOMEM;
-	c->last_chunk = chunk;
-	c->last_key = key;
-	return 0;
 }
 
 int counts_add(struct counts *c, uint64_t cluster_idx, uint64_t n)
 {
-	uint64_t count;
-	uint8_t *byte;
-
-	if (want_chunk(c, cluster_idx / COUNTS_CHUNK) < 0)
-		return -ENOMEM;
-	byte = c->last_chunk + cluster_idx % COUNTS_CHUNK;
-	if (!add_fits(count_of(c, cluster_idx, *byte), n, &count))
-		count = UINT64_MAX;
-	return set_count(c, cluster_idx, byte, count);
+	return chunks_add(&c->chunks, cluster_idx, 1, n, 0);
 }
 
-int counts_add_row(struct counts *c, uint64_t first, uint64_t nclusters, uint64_t n)
+int counts_add_row(struct counts *c, uint64_t first, uint64_t nclusters, uint64_t n, unsigned claim)
 {
-	int ret = 0;
-
-	while (ret == 0 && nclusters > 0) {
-		uint64_t at = first % COUNTS_CHUNK, len = min_u64(nclusters, COUNTS_CHUNK - at);
-
-		ret = want_chunk(c, first / COUNTS_CHUNK);
-		if (ret == 0 && n < IN_OVERFLOW && bytes_are_zero(c->last_chunk + at, len))
-			memset(c->last_chunk + at, (int)n, (size_t)len);
-		else
-			for (uint64_t i = 0; ret == 0 && i < len; i++)
-				ret = counts_add(c, first + i, n);
-		first += len;
-		nclusters -= len;
-	}
-	return ret;
+	return chunks_add(&c->chunks, first, nclusters, n, claim);
 }
 
-void counts_sub(struct counts *c, uint64_t cluster_idx, uint64_t n)
+int counts_sub(struct counts *c, uint64_t cluster_idx, uint64_t n)
 {
-	uint8_t *chunk = find_chunk(c, cluster_idx / COUNTS_CHUNK), *byte;
-	uint64_t count;
-	int ret;
-
-	assert(chunk);
-	byte = chunk + cluster_idx % COUNTS_CHUNK;
-	count = count_of(c, cluster_idx, *byte);
-	assert(count >= n);
-	ret = set_count(c, cluster_idx, byte, count - n);
-	assert(ret == 0); /* a count from 255 on has its place already */
-	(void)ret;
+	return chunks_sub(&c->chunks, cluster_idx, n);
 }
 
 /* ---- runs ---------------------------------------------------------------------------------- */
@@ -258,13 +60,6 @@ static int by_cluster(const void *a, const void *b)
 	return (x->cluster_idx > y->cluster_idx) - (x->cluster_idx < y->cluster_idx);
 }
 
-static int by_key(const void *a, const void *b)
-{
-	const uint64_t *x = a, *y = b;
-
-	return (*x > *y) - (*x < *y);
-}
-
 static void seal_edges(struct counts *c)
 {
 	uint64_t n = 0, level = 0;
@@ -283,14 +78,14 @@ static void seal_edges(struct counts *c)
 	c->nedges = n;
 }
 
-int counts_seal(struct counts *c)
+void counts_seal(struct counts *c)
 {
 	seal_edges(c);
-	if (c->keys_disordered)
-		qsort(c->keys, (size_t)c->nchunks, sizeof(*c->keys), by_key);
-	c->keys_disordered = false;
-	c->nkeys = c->nchunks;
-	return 0;
+}
+
+void counts_sort(struct counts *c)
+{
+	chunks_sort(&c->chunks);
 }
 
 /* The number of edges at or before the cluster. */
@@ -327,92 +122,87 @@ static uint64_t saturated(uint64_t a, uint64_t b)
 	return add_fits(a, b, &sum) ? sum : UINT64_MAX;
 }
 
-uint64_t counts_get(const struct counts *c, uint64_t cluster_idx)
+static const struct chunk *find(const struct counts *c, uint64_t cluster_idx)
 {
-	const uint8_t *chunk = find_chunk(c, cluster_idx / COUNTS_CHUNK);
-	uint64_t until, level = run_level(c, cluster_idx, &until);
-
-	if (!chunk)
-		return level;
-	return saturated(level, count_of(c, cluster_idx, chunk[cluster_idx % COUNTS_CHUNK]));
+	return chunks_find(&c->chunks, cluster_idx / CHUNK_CLUSTERS);
 }
 
-bool counts_group(const struct counts *c, uint64_t first, uint64_t group[COUNTS_CHUNK])
+static uint64_t count_in(const struct counts *c, const struct chunk *chunk, uint64_t cluster_idx)
 {
-	const uint8_t *chunk = find_chunk(c, first / COUNTS_CHUNK);
+	return chunks_state(&c->chunks, chunk, cluster_idx % CHUNK_CLUSTERS).count;
+}
+
+uint64_t counts_get(const struct counts *c, uint64_t cluster_idx)
+{
+	uint64_t until, level = run_level(c, cluster_idx, &until);
+
+	return saturated(level, count_in(c, find(c, cluster_idx), cluster_idx));
+}
+
+bool counts_states(const struct counts *c, uint64_t first, struct counts_state s[COUNTS_CHUNK])
+{
+	const struct chunk *chunk = find(c, first);
 	uint64_t until, level = run_level(c, first, &until);
 
 	if (!chunk && level == 0 && until - first >= COUNTS_CHUNK)
 		return false;
+	chunks_states(&c->chunks, chunk, first % CHUNK_CLUSTERS, COUNTS_CHUNK, s);
 	for (unsigned i = 0; i < COUNTS_CHUNK; i++) {
 		if (first + i == until)
 			level = run_level(c, first + i, &until);
-		group[i] = chunk ? saturated(level, count_of(c, first + i, chunk[i])) : level;
+		s[i].count = saturated(level, s[i].count);
 	}
 	return true;
 }
 
-bool counts_group_same(const struct counts *c, uint64_t first, uint64_t *count)
+bool counts_group(const struct counts *c, uint64_t first, uint64_t group[COUNTS_CHUNK])
 {
-	const uint8_t *chunk = find_chunk(c, first / COUNTS_CHUNK);
+	struct counts_state s[COUNTS_CHUNK];
+
+	if (!counts_states(c, first, s))
+		return false;
+	for (unsigned i = 0; i < COUNTS_CHUNK; i++)
+		group[i] = s[i].count;
+	return true;
+}
+
+bool counts_same(const struct counts *c, uint64_t first, uint64_t n, struct counts_state *same)
+{
 	uint64_t until, level = run_level(c, first, &until);
 
-	if (until - first < COUNTS_CHUNK)
+	if (until - first < n ||
+	    !chunks_same(&c->chunks, find(c, first), first % CHUNK_CLUSTERS, (unsigned)n, same))
 		return false;
-	*count = level;
-	if (!chunk)
-		return true;
-	if (chunk[0] == IN_OVERFLOW || memcmp(chunk, chunk + 1, COUNTS_CHUNK - 1) != 0)
-		return false;
-	*count = saturated(level, chunk[0]);
+	same->count = saturated(level, same->count);
 	return true;
-}
-
-/* The key of the first chunk at or behind that one; UINT64_MAX: there is none. */
-static uint64_t next_key(const struct counts *c, uint64_t key)
-{
-	uint64_t low = 0, high = c->nkeys;
-
-	while (low < high) {
-		uint64_t mid = low + (high - low) / 2;
-
-		if (c->keys[mid] < key)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return low < c->nkeys ? c->keys[low] : UINT64_MAX;
 }
 
 /* As counts_next, but the span may be of clusters that aren't referenced. Never empty. */
 static void span_at(const struct counts *c, uint64_t from, uint64_t end, struct counts_span *span)
 {
-	uint64_t until, key = next_key(c, from / COUNTS_CHUNK), stop;
-	uint64_t level = run_level(c, from, &until);
-	const uint8_t *chunk;
+	uint64_t until, level = run_level(c, from, &until), stop = min_u64(end, until);
+	uint64_t key = from / CHUNK_CLUSTERS;
+	const struct chunk *chunk = find(c, from);
 
 	*span = (struct counts_span){from, 0, level};
-	stop = min_u64(end, until);
-	if (key != from / COUNTS_CHUNK) {
-		if (key != UINT64_MAX)
-			stop = min_u64(stop, key * COUNTS_CHUNK);
+	if (!chunk) {
+		key = chunks_next_key(&c->chunks, key, div_ceil(stop, CHUNK_CLUSTERS));
+		if (key < div_ceil(stop, CHUNK_CLUSTERS))
+			stop = min_u64(stop, key * CHUNK_CLUSTERS);
 		span->nclusters = stop - from;
 		return;
 	}
-	chunk = find_chunk(c, key);
-	assert(chunk);
-	span->count = saturated(level, count_of(c, from, chunk[from % COUNTS_CHUNK]));
-	stop = min_u64(stop, (key + 1) * COUNTS_CHUNK);
-	do
-		span->nclusters++;
-	while (from + span->nclusters < stop &&
-	       saturated(level, count_of(c, from + span->nclusters,
-					 chunk[(from + span->nclusters) % COUNTS_CHUNK])) ==
-		       span->count);
+	stop = min_u64(stop, (key + 1) * CHUNK_CLUSTERS);
+	span->nclusters = chunks_stretch(&c->chunks, chunk, from % CHUNK_CLUSTERS,
+					 (unsigned)(stop - key * CHUNK_CLUSTERS), &span->count);
+	span->count = saturated(level, span->count);
 }
 
-bool counts_next(const struct counts *c, uint64_t from, uint64_t end, struct counts_span *span)
+bool counts_next(struct counts *c, uint64_t from, uint64_t end, struct counts_span *span)
 {
+	if (from < end && (end - from) / CHUNK_CLUSTERS > PROBES &&
+	    from / CHUNK_CLUSTERS + PROBES <= c->chunks.key_max)
+		counts_sort(c);
 	while (from < end) {
 		span_at(c, from, end, span);
 		if (span->count != 0)

@@ -99,7 +99,8 @@ static int place_table(struct rebuild *rb, struct qcow2_error *err)
 	if (n <= rb->table_clusters)
 		return 0;
 	for (uint64_t i = 0; i < rb->table_clusters; i++)
-		counts_sub(&rb->run->counts, rb->table_idx + i, 1);
+		if (counts_sub(&rb->run->counts, rb->table_idx + i, 1) < 0)
+			return check_no_memory(err);
 	rb->table_clusters = n;
 	return take(rb, rb->free_from, n, &rb->table_idx, err);
 }
@@ -139,10 +140,10 @@ static int drop_old(struct check_run *run, struct qcow2_error *err)
 	if (counts_run(&run->counts, first, check_reftable_clusters(run), -1) < 0)
 		return check_no_memory(err);
 	for (uint64_t i = 0; i < run->nrefblocks; i++)
-		if (run->refblocks[i] > RUN_REFBLOCK_BAD)
-			counts_sub(&run->counts, run->refblocks[i] >> run->g.cluster_bits, 1);
-	if (counts_seal(&run->counts) < 0)
-		return check_no_memory(err);
+		if (run->refblocks[i] > RUN_REFBLOCK_BAD &&
+		    counts_sub(&run->counts, run->refblocks[i] >> run->g.cluster_bits, 1) < 0)
+			return check_no_memory(err);
+	counts_seal(&run->counts);
 	return 0;
 }
 

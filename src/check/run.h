@@ -65,7 +65,8 @@ struct check_run {
 	bool reftable_usable;
 	struct run_stored_slice *slices;
 
-	uint64_t copied_wrong;	    /* wrong COPIED flags that nobody was told of yet */
+	uint64_t copied_wrong;	    /* not 0: there may be COPIED flags that are wrong and that
+				       nobody was told of yet */
 	uint64_t copied_mended;	    /* put right */
 	bool changed;		    /* the image was written to */
 	struct check_report mended; /* counts that the caller is to be told of; or no clusters */
@@ -160,9 +161,6 @@ int check_stored_count(struct check_run *run, struct qcow2_error *err);
 int check_stored_overlaps(struct check_run *run);
 int check_stored_get(struct check_run *run, uint64_t cluster_idx, uint64_t *count,
 		     struct qcow2_error *err);
-/* Are the counts of n clusters from there on all 1? */
-int check_stored_all_one(struct check_run *run, uint64_t cluster_idx, uint64_t n, bool *all,
-			 struct qcow2_error *err);
 void check_stored_forget(struct check_run *run);
 
 /* What of the refcount table lies in the file. */

@@ -2,9 +2,8 @@
 /*
  * L1 and L2 tables, active and of snapshots: every reference in them is counted, every entry
  * looked at. L1 tables come first, all of them; that gives the L2 tables and how often each is
- * there; then every L2 table is read once. With that COPIED flags (of active tables only) are held
- * against the refcounts as they are stored; those that are wrong are only counted here: what to say
- * of them depends on what becomes of the counts.
+ * there; then every L2 table is read once. What the COPIED flags of active tables say is noted
+ * beside the counts: the comparison with the stored refcounts sees whether they are right.
  *
  * An entry that several tables share is reported once.
  */
@@ -40,6 +39,37 @@ int check_count_cluster(struct check_run *run, uint64_t host_off, uint64_t refs,
 	if (counts_add(&run->counts, host_off >> run->g.cluster_bits, refs) < 0)
 		return check_no_memory(err);
 	return 0;
+}
+
+static int count_row(struct check_run *run, uint64_t host_off, uint64_t nclusters, uint64_t refs,
+		     unsigned claim, struct qcow2_error *err)
+{
+	uint64_t first = host_off >> run->g.cluster_bits;
+
+	if (counts_add_row(&run->counts, first, nclusters, refs, claim) < 0)
+		return check_no_memory(err);
+	return 0;
+}
+
+/* What the COPIED flag of an entry says. Those in snapshots say nothing. */
+static unsigned claim_of(bool active, bool copied)
+{
+	return !active ? 0 : copied ? COUNTS_ALONE : COUNTS_SHARED;
+}
+
+/* A claim about a cluster that isn't counted. */
+static int hold_claim(struct check_run *run, uint64_t host_off, unsigned claim,
+		      struct qcow2_error *err)
+{
+	uint64_t count;
+	int ret = 0;
+
+	if (claim == 0)
+		return 0;
+	ret = check_stored_get(run, host_off >> run->g.cluster_bits, &count, err);
+	if (ret == 0 && claim == (count == 1 ? COUNTS_SHARED : COUNTS_ALONE))
+		run->copied_wrong++;
+	return ret;
 }
 
 int check_count_table(struct check_run *run, uint64_t host_off, uint64_t len_bytes,
@@ -111,23 +141,13 @@ static int report_l1(struct check_run *run, enum check_finding finding, uint64_t
 	return check_found(run, &r);
 }
 
-static int check_l1_copied(struct check_run *run, const struct format_l1_entry *e,
-			   struct qcow2_error *err)
-{
-	uint64_t count;
-	int ret = check_stored_get(run, e->l2_off >> run->g.cluster_bits, &count, err);
-
-	if (ret == 0 && e->copied != (count == 1))
-		run->copied_wrong++;
-	return ret;
-}
-
 static int scan_l1_entry(struct check_run *run, const struct l1_view *view, uint64_t raw,
 			 uint64_t entry_off, struct qcow2_error *err)
 {
 	struct format_l1_entry e = format_l1_decode(&run->g, raw);
 	struct run_l2 l2 = {.host_off = e.l2_off, .refs = view->refs};
 	uint64_t guest_off = QCOW2_NO_OFFSET;
+	unsigned claim;
 	int ret = 0;
 
 	if (view->active) {
@@ -141,13 +161,14 @@ static int scan_l1_entry(struct check_run *run, const struct l1_view *view, uint
 		return ret;
 	if (e.faults & FORMAT_FAULT_UNALIGNED)
 		return report_l1(run, CHECK_L1_UNALIGNED, e.l2_off, guest_off, entry_off, raw);
-	if (view->active)
-		ret = check_l1_copied(run, &e, err);
-	if (ret != 0)
-		return ret;
-	if (check_past_end(run, e.l2_off, run->g.cluster_size))
-		return report_l1(run, CHECK_L2_PAST_END, e.l2_off, guest_off, entry_off, raw);
-	ret = check_count_cluster(run, e.l2_off, view->refs, err);
+	claim = claim_of(view->active, e.copied);
+	if (check_past_end(run, e.l2_off, run->g.cluster_size)) {
+		ret = hold_claim(run, e.l2_off, claim, err);
+		return ret != 0 ? ret
+				: report_l1(run, CHECK_L2_PAST_END, e.l2_off, guest_off, entry_off,
+					    raw);
+	}
+	ret = count_row(run, e.l2_off, 1, view->refs, claim, err);
 	return ret != 0 ? ret : add_l2(run, &l2, err);
 }
 
@@ -271,25 +292,21 @@ static int scan_compressed(struct check_run *run, const struct l2_view *v,
 	return ret;
 }
 
-/* Where the cluster is, and whether its COPIED flag is right. */
 static int scan_host_cluster(struct check_run *run, const struct l2_view *v,
 			     const struct format_l2_entry *e, struct qcow2_error *err)
 {
-	uint64_t count = 1; /* in a data file every cluster is its owner's alone */
+	unsigned claim = claim_of(v->table->active_refs > 0, e->copied);
 	int ret;
 
-	if (!run->g.data_file) {
-		ret = check_stored_get(run, e->host_off >> run->g.cluster_bits, &count, err);
-		if (ret != 0)
-			return ret;
-	}
-	if (v->table->active_refs > 0 && e->copied != (count == 1))
-		run->copied_wrong++;
-	if (run->g.data_file)
+	if (run->g.data_file) { /* every cluster is its owner's alone */
+		run->copied_wrong += claim == COUNTS_SHARED;
 		return 0;
-	if (check_past_end(run, e->host_off, run->g.cluster_size))
-		return report_l2(run, CHECK_DATA_PAST_END, v, e);
-	return check_count_cluster(run, e->host_off, v->table->refs, err);
+	}
+	if (check_past_end(run, e->host_off, run->g.cluster_size)) {
+		ret = hold_claim(run, e->host_off, claim, err);
+		return ret != 0 ? ret : report_l2(run, CHECK_DATA_PAST_END, v, e);
+	}
+	return count_row(run, e->host_off, 1, v->table->refs, claim, err);
 }
 
 static bool has_data(const struct check_run *run, const struct format_l2_entry *e)
@@ -396,8 +413,6 @@ static int scan_straight(struct check_run *run, struct l2_view *v, uint32_t i, u
 	const struct format_geometry *g = &run->g;
 	const uint8_t *p = run->cluster + (size_t)i * LAYOUT_L2_ENTRY_LEN;
 	uint64_t off = load_be64(p) & ~LAYOUT_ENTRY_COPIED, times = v->table->active_refs;
-	bool all_one = true;
-	int ret = 0;
 
 	*n = straight_run(run, i);
 	*closely = *n > CLOSELY ? *n : CLOSELY;
@@ -405,20 +420,12 @@ static int scan_straight(struct check_run *run, struct l2_view *v, uint32_t i, u
 		*n = 0;
 		return 0;
 	}
-	if (times > 0)
-		ret = check_stored_all_one(run, off >> g->cluster_bits, *n, &all_one, err);
-	if (ret != 0 || !all_one) {
-		*n = 0;
-		return ret;
-	}
 	run->result->allocated_clusters += *n * times;
 	if (v->next_host_off != 0 && off != v->next_host_off)
 		run->result->fragmented_clusters += times;
 	if (times > 0)
 		v->next_host_off = off + *n * g->cluster_size;
-	if (counts_add_row(&run->counts, off >> g->cluster_bits, *n, v->table->refs) < 0)
-		return check_no_memory(err);
-	return 0;
+	return count_row(run, off, *n, v->table->refs, claim_of(times > 0, true), err);
 }
 
 static int scan_l2_table(struct check_run *run, const struct run_l2 *l2, struct qcow2_error *err)

@@ -75,8 +75,9 @@ int check_snapshots_write(struct check_run *run, struct qcow2_error *err)
 	ret = copy_records(run, buf, run->new_snapshots_off, &end, err);
 	if (ret != 0)
 		return ret;
-	if (counts_run(&run->counts, idx, n, 1) < 0 || counts_seal(&run->counts) < 0)
+	if (counts_run(&run->counts, idx, n, 1) < 0)
 		return check_no_memory(err);
+	counts_seal(&run->counts);
 	for (uint64_t i = idx; i < idx + n; i++)
 		run->needs_rebuild |= !check_has_block(run, i);
 	return storage_flush(run->file, err);
@@ -99,9 +100,9 @@ int check_snapshots_switch(struct check_run *run, struct qcow2_error *err)
 	if (ret != 0)
 		return ret;
 	if (counts_run(&run->counts, run->header.snapshots_off / cs,
-		       div_ceil(run->snapshots_len, cs), -1) < 0 ||
-	    counts_seal(&run->counts) < 0)
+		       div_ceil(run->snapshots_len, cs), -1) < 0)
 		return check_no_memory(err);
+	counts_seal(&run->counts);
 	run->header.snapshots_off = run->new_snapshots_off;
 	run->snapshots_len = run->new_snapshots_len;
 	return check_repair_counts(run, true, err);

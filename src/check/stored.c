@@ -223,29 +223,3 @@ int check_stored_get(struct check_run *run, uint64_t cluster_idx, uint64_t *coun
 	*count = ret == 0 && bytes ? format_refcount_get(bytes, run->g.refcount_order, idx) : 0;
 	return ret;
 }
-
-int check_stored_all_one(struct check_run *run, uint64_t cluster_idx, uint64_t n, bool *all,
-			 struct qcow2_error *err)
-{
-	const struct format_geometry *g = &run->g;
-	uint64_t per_slice = min_u64(g->refblock_entries,
-				     (uint64_t)RUN_STORED_SLICE_LEN * 8 >> g->refcount_order);
-	int ret = 0;
-
-	*all = true;
-	while (ret == 0 && *all && n > 0) {
-		uint64_t len, idx;
-		const uint8_t *bytes;
-
-		ret = find_slice(run, cluster_idx, &bytes, &idx, err);
-		if (ret != 0 || !bytes) {
-			*all = false;
-			break;
-		}
-		len = min_u64(n, per_slice - idx);
-		*all = format_refcount_all(bytes, g->refcount_order, idx, len, 1);
-		cluster_idx += len;
-		n -= len;
-	}
-	return ret;
-}

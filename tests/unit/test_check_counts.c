@@ -20,12 +20,12 @@ static void counts_pass_a_byte(void **state)
 	assert_int_equal(counts_add(&c, 6, 254), 0);
 	assert_int_equal(counts_add(&c, 7, UINT64_MAX), 0);
 	assert_int_equal(counts_add(&c, 7, 2), 0);
-	assert_int_equal(counts_seal(&c), 0);
+	counts_seal(&c);
 	assert_int_equal(counts_get(&c, 4), 0);
 	assert_int_equal(counts_get(&c, 5), 1000);
 	assert_int_equal(counts_get(&c, 6), 254);
 	assert_true(counts_get(&c, 7) == UINT64_MAX);
-	counts_sub(&c, 5, 900);
+	assert_int_equal(counts_sub(&c, 5, 900), 0);
 	assert_int_equal(counts_get(&c, 5), 100);
 	counts_add(&c, 5, 200);
 	assert_int_equal(counts_get(&c, 5), 300);
@@ -41,54 +41,149 @@ static void runs_cost_nothing_however_long(void **state)
 	assert_int_equal(counts_run(&c, 10, 1ull << 50, 1), 0);
 	assert_int_equal(counts_run(&c, 100, 10, 2), 0);
 	assert_int_equal(counts_add(&c, 105, 1), 0);
-	assert_int_equal(counts_seal(&c), 0);
+	counts_seal(&c);
 	assert_int_equal(counts_get(&c, 9), 0);
 	assert_int_equal(counts_get(&c, 10), 1);
 	assert_int_equal(counts_get(&c, 100), 3);
 	assert_int_equal(counts_get(&c, 105), 4);
 	assert_int_equal(counts_get(&c, 110), 1);
 	assert_true(counts_get(&c, 1ull << 49) == 1);
-	assert_true(counts_next(&c, 200, UINT64_MAX, &span));
-	assert_true(span.first == 200 && span.nclusters == (1ull << 50) + 10 - 200);
+	assert_true(counts_next(&c, 512, UINT64_MAX, &span));
+	assert_true(span.first == 512 && span.nclusters == (1ull << 50) + 10 - 512);
 	assert_false(counts_next(&c, (1ull << 50) + 10, UINT64_MAX, &span));
 	/* What was counted can be taken back. */
 	assert_int_equal(counts_run(&c, 10, 1ull << 50, -1), 0);
-	assert_int_equal(counts_seal(&c), 0);
+	counts_seal(&c);
 	assert_int_equal(counts_get(&c, 10), 0);
 	assert_int_equal(counts_get(&c, 109), 2);
 	counts_release(&c);
 }
 
+static bool same(const struct counts *c, uint64_t first, uint64_t n, uint64_t count)
+{
+	struct counts_state s;
+
+	return counts_same(c, first, n, &s) && s.count == count;
+}
+
 static void rows_are_known_to_be_the_same(void **state)
 {
 	struct counts c = {0};
-	uint64_t count;
 
 	(void)state;
-	assert_int_equal(counts_add_row(&c, 130, 200, 3), 0);
-	assert_int_equal(counts_seal(&c), 0);
-	assert_true(counts_group_same(&c, 0, &count) && count == 0);
-	assert_false(counts_group_same(&c, 128, &count));
-	assert_true(counts_group_same(&c, 192, &count) && count == 3);
+	assert_int_equal(counts_add_row(&c, 130, 200, 3, 0), 0);
+	assert_int_equal(counts_add_row(&c, 1000, 2000, 1, COUNTS_ALONE), 0);
+	counts_seal(&c);
+	assert_true(same(&c, 0, 64, 0));
+	assert_false(same(&c, 128, 64, 3));
+	assert_true(same(&c, 192, 64, 3));
+	assert_true(same(&c, 1024, 512, 1));
 	assert_int_equal(counts_add(&c, 200, 1), 0);
-	assert_false(counts_group_same(&c, 192, &count));
+	assert_false(same(&c, 192, 64, 3));
 	assert_int_equal(counts_run(&c, 256, 60, 1), 0);
-	assert_int_equal(counts_seal(&c), 0);
-	assert_false(counts_group_same(&c, 256, &count));
+	counts_seal(&c);
+	assert_false(same(&c, 256, 64, 4));
+	assert_true(same(&c, 256, 32, 4));
+	counts_release(&c);
+}
+
+/* A chunk grows through all its forms, and what was in it stays. */
+static void a_chunk_of_every_form_keeps_what_it_has(void **state)
+{
+	static const uint64_t steps[] = {1, 1, 11, 40, 20, 1000, 100000};
+	struct counts c = {0};
+	uint64_t model[CHUNK_CLUSTERS] = {0};
+
+	(void)state;
+	for (unsigned step = 0; step < sizeof(steps) / sizeof(steps[0]); step++) {
+		for (unsigned i = step; i < CHUNK_CLUSTERS; i += 1 + step * 3) {
+			assert_int_equal(counts_add(&c, 1024 + i, steps[step]), 0);
+			model[i] += steps[step];
+			if (i % 50 == 0)
+				for (unsigned k = 0; k < CHUNK_CLUSTERS; k++)
+					assert_int_equal(counts_get(&c, 1024 + k), model[k]);
+		}
+	}
+	for (unsigned k = 0; k < CHUNK_CLUSTERS; k++) {
+		assert_int_equal(counts_get(&c, 1024 + k), model[k]);
+		assert_int_equal(counts_sub(&c, 1024 + k, model[k]), 0);
+		assert_int_equal(counts_get(&c, 1024 + k), 0);
+	}
+	counts_release(&c);
+}
+
+static void claims_are_kept_beside_counts(void **state)
+{
+	struct counts c = {0};
+	struct counts_state group[COUNTS_CHUNK], s;
+
+	(void)state;
+	assert_int_equal(counts_add_row(&c, 0, 1024, 1, COUNTS_ALONE), 0);
+	assert_true(counts_same(&c, 512, 512, &s) && s.count == 1 && s.claims == COUNTS_ALONE);
+	assert_int_equal(counts_add_row(&c, 3, 1, 1, COUNTS_SHARED), 0);
+	assert_int_equal(counts_add(&c, 4, 1), 0);
+	assert_int_equal(counts_add_row(&c, 64, 1, 100, 0), 0);
+	assert_true(counts_states(&c, 0, group));
+	assert_int_equal(group[2].claims, COUNTS_ALONE);
+	assert_int_equal(group[3].claims, COUNTS_ALONE | COUNTS_SHARED);
+	assert_true(group[4].claims & COUNTS_ALONE);
+	assert_true(counts_states(&c, 64, group));
+	assert_int_equal(group[0].claims, COUNTS_ALONE);
+	assert_int_equal(counts_get(&c, 64), 101);
+	/* among a few */
+	assert_int_equal(counts_add_row(&c, 5000, 2, 1, COUNTS_SHARED), 0);
+	assert_int_equal(counts_add_row(&c, 5002, 2, 1, 0), 0);
+	assert_true(counts_states(&c, 4992, group));
+	assert_int_equal(group[7].claims, 0);
+	assert_int_equal(group[8].claims, COUNTS_SHARED);
+	assert_int_equal(group[10].claims, 0);
+	counts_release(&c);
+}
+
+/* The bytes asked for and not given back, by what the forms say of themselves. */
+static uint64_t bytes_of(const struct counts *c)
+{
+	static const uint64_t unit[] = {16, 128, 256, 512};
+	uint64_t sum = c->chunks.cap * sizeof(struct chunk) + c->chunks.nslots * 4;
+
+	for (unsigned i = 0; i < CHUNK_EVEN; i++)
+		sum += c->chunks.pools[i].nunits * unit[i];
+	return sum + c->chunks.overflow.nslots * sizeof(struct longs_slot);
+}
+
+static void memory_is_bits_a_cluster_and_bytes_a_wild_reference(void **state)
+{
+	struct counts c = {0};
+
+	(void)state;
+	for (uint64_t i = 0; i < 100; i++) /* as tables with their data lie in a file */
+		assert_int_equal(counts_add_row(&c, 100 + i * 8193, 8192, 1, COUNTS_ALONE), 0);
+	assert_true(bytes_of(&c) * 8 < 100 * 8192);
+	counts_release(&c);
+	for (uint64_t i = 0; i < 100000; i++)
+		assert_int_equal(counts_add_row(&c, i * 77777 % 100000, 1, 1, COUNTS_ALONE), 0);
+	assert_true(bytes_of(&c) * 8 < 100000 * 3);
+	counts_release(&c);
+	for (uint64_t i = 0; i < 10000; i++)
+		assert_int_equal(counts_add(&c, i << 34, 1 + i % 300), 0);
+	assert_true(bytes_of(&c) < 10000 * 100);
+	for (uint64_t i = 0; i < 10000; i++)
+		assert_int_equal(counts_get(&c, i << 34), 1 + i % 300);
 	counts_release(&c);
 }
 
 /* Against an array: single references, runs, and every way to ask. */
 static void every_question_gets_the_same_answer(void **state)
 {
-	enum { N = 1500 };
+	enum { N = 5000 };
 	uint64_t model[N] = {0}, group[COUNTS_CHUNK], at;
 	struct counts c = {0};
 	struct counts_span span;
+	struct counts_state all;
 	uint32_t seed = 12345;
 
 	(void)state;
-	for (int i = 0; i < 600; i++) {
+	for (int i = 0; i < 2000; i++) {
 		seed = seed * 1103515245 + 12345;
 		at = seed / 65536 % N;
 		if (i % 20 == 0) {
@@ -100,7 +195,7 @@ static void every_question_gets_the_same_answer(void **state)
 		} else if (i % 20 == 10) {
 			uint64_t len = (seed >> 8) % (N - at), n = i % 3 ? 2 : 300;
 
-			assert_int_equal(counts_add_row(&c, at, len, n), 0);
+			assert_int_equal(counts_add_row(&c, at, len, n, 0), 0);
 			for (uint64_t k = at; k < at + len; k++)
 				model[k] += n;
 		} else if (at / 100 % 2) { /* leaves gaps */
@@ -108,7 +203,7 @@ static void every_question_gets_the_same_answer(void **state)
 			model[at] += i % 7 ? 1 : 255;
 		}
 	}
-	assert_int_equal(counts_seal(&c), 0);
+	counts_seal(&c);
 	for (uint64_t i = 0; i < N; i++)
 		assert_int_equal(counts_get(&c, i), model[i]);
 	for (uint64_t i = 0; i + COUNTS_CHUNK <= N; i += COUNTS_CHUNK) {
@@ -116,9 +211,9 @@ static void every_question_gets_the_same_answer(void **state)
 
 		for (uint64_t k = 0; k < COUNTS_CHUNK; k++)
 			assert_int_equal(any ? group[k] : 0, model[i + k]);
-		if (counts_group_same(&c, i, &at))
+		if (counts_same(&c, i, COUNTS_CHUNK, &all))
 			for (uint64_t k = 0; k < COUNTS_CHUNK; k++)
-				assert_int_equal(at, model[i + k]);
+				assert_int_equal(all.count, model[i + k]);
 	}
 	for (at = 0; counts_next(&c, at, N, &span); at = span.first + span.nclusters) {
 		for (; at < span.first; at++)
@@ -162,7 +257,7 @@ static void lack_of_memory_is_said_and_loses_nothing(void **state)
 		if (n < 3)
 			assert_true(failed);
 		assert_int_equal(counts_add(&c, 7777777, 1), 0);
-		assert_int_equal(counts_seal(&c), 0);
+		counts_seal(&c);
 		assert_int_equal(counts_get(&c, 7777777), 1);
 		counts_release(&c);
 	}
@@ -174,6 +269,9 @@ int main(void)
 		cmocka_unit_test(counts_pass_a_byte),
 		cmocka_unit_test(runs_cost_nothing_however_long),
 		cmocka_unit_test(rows_are_known_to_be_the_same),
+		cmocka_unit_test(a_chunk_of_every_form_keeps_what_it_has),
+		cmocka_unit_test(claims_are_kept_beside_counts),
+		cmocka_unit_test(memory_is_bits_a_cluster_and_bytes_a_wild_reference),
 		cmocka_unit_test(every_question_gets_the_same_answer),
 		cmocka_unit_test(lack_of_memory_is_said_and_loses_nothing),
 	};

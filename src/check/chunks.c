@@ -1,0 +1,563 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Counts saturate at UINT64_MAX; with what an image can hold they don't get there. What is not
+ * done here: deciding which clusters exist, and tables, which are runs (counts.c).
+ */
+#include "check/chunks.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/bytes.h"
+#include "base/num.h"
+#include "base/zero.h"
+#include "format/refbits.h"
+
+#define SLOTS_MIN 64u
+#define PIECE_UNITS 64u
+#define FORM_BITS 3
+#define FEW 8u /* entries of two bytes: place 9 bits, claims 2, count 5 */
+#define FEW_OVERFLOW 31u
+#define FOUR_COUNT_MAX 13u
+#define EIGHT_OVERFLOW 63u
+
+static const uint32_t unit_len[] = {
+	[CHUNK_FEW] = FEW * 2,
+	[CHUNK_TWO] = CHUNK_CLUSTERS / 4,
+	[CHUNK_FOUR] = CHUNK_CLUSTERS / 2,
+	[CHUNK_EIGHT] = CHUNK_CLUSTERS,
+};
+
+/* log2 of the bits a cluster */
+static const uint32_t form_order[] = {[CHUNK_TWO] = 1, [CHUNK_FOUR] = 2, [CHUNK_EIGHT] = 3};
+
+static uint64_t hash(uint64_t key)
+{
+	key *= 0x9e3779b97f4a7c15ull;
+	return key ^ key >> 29;
+}
+
+/* ---- units --------------------------------------------------------------------------------- */
+
+static enum chunk_form form_of(const struct chunk *chunk)
+{
+	return (enum chunk_form)(chunk->where & ((1u << FORM_BITS) - 1));
+}
+
+static uint8_t *unit_at(const struct chunks *c, enum chunk_form form, uint64_t idx)
+{
+	return c->pools[form].pieces[idx / PIECE_UNITS] + idx % PIECE_UNITS * unit_len[form];
+}
+
+/* The bytes of a chunk that isn't even. */
+static uint8_t *bytes_of(const struct chunks *c, const struct chunk *chunk)
+{
+	return unit_at(c, form_of(chunk), chunk->where >> FORM_BITS);
+}
+
+static int add_piece(struct chunks_pool *p, enum chunk_form form)
+{
+	uint64_t npieces = p->nunits / PIECE_UNITS;
+	uint8_t **pieces = p->pieces;
+
+	if ((npieces & (npieces - 1)) == 0) { /* as long as the next power of two */
+		pieces = mem_realloc(p->pieces, npieces ? npieces * 2 : 1, sizeof(*pieces));
+		if (!pieces)
+			return -ENOMEM;
+		p->pieces = pieces;
+	}
+	pieces[npieces] = mem_alloc(PIECE_UNITS, unit_len[form]);
+	return pieces[npieces] ? 0 : -ENOMEM;
+}
+
+/* Of zeros. */
+static int new_unit(struct chunks *c, enum chunk_form form, uint64_t *idx)
+{
+	struct chunks_pool *p = &c->pools[form];
+	uint8_t *bytes;
+
+	if (p->unused) {
+		*idx = p->unused - 1;
+		bytes = unit_at(c, form, *idx);
+		p->unused = load_be64(bytes);
+	} else {
+		if (p->nunits % PIECE_UNITS == 0 && add_piece(p, form) < 0)
+			return -ENOMEM;
+		*idx = p->nunits++;
+		bytes = unit_at(c, form, *idx);
+	}
+	memset(bytes, 0, unit_len[form]);
+	return 0;
+}
+
+static void drop_unit(struct chunks *c, enum chunk_form form, uint64_t idx)
+{
+	store_be64(unit_at(c, form, idx), c->pools[form].unused);
+	c->pools[form].unused = idx + 1;
+}
+
+void chunks_release(struct chunks *c)
+{
+	for (unsigned form = 0; form < CHUNK_EVEN; form++) {
+		struct chunks_pool *p = &c->pools[form];
+
+		for (uint64_t i = 0; i < div_ceil(p->nunits, PIECE_UNITS); i++)
+			mem_free(p->pieces[i]);
+		mem_free(p->pieces);
+	}
+	mem_free(c->v);
+	mem_free(c->slots);
+	longs_release(&c->overflow);
+	*c = (struct chunks){0};
+}
+
+/* ---- states and their codes ---------------------------------------------------------------- */
+
+/* false: the form has no code for it. Of even chunks the codes are those of four. */
+static bool encode(enum chunk_form form, struct counts_state s, uint8_t *code)
+{
+	switch (form) {
+	case CHUNK_TWO:
+		*code = (uint8_t)(s.count + s.claims);
+		return s.count < 2 && s.claims < COUNTS_SHARED;
+	case CHUNK_FOUR:
+	case CHUNK_EVEN:
+		*code = (uint8_t)(s.count < 2 ? s.count + s.claims : s.count + 2);
+		return s.count < 2 ? s.claims <= COUNTS_SHARED
+				   : s.count <= FOUR_COUNT_MAX && !(s.claims & COUNTS_ALONE);
+	default:
+		*code = (uint8_t)(min_u64(s.count, EIGHT_OVERFLOW) | s.claims << 6);
+		return s.count < EIGHT_OVERFLOW;
+	}
+}
+
+static struct counts_state decode(enum chunk_form form, uint8_t code)
+{
+	if (form == CHUNK_EIGHT)
+		return (struct counts_state){code & EIGHT_OVERFLOW, code >> 6};
+	if (code < 4)
+		return (struct counts_state){code > 0, code > 0 ? code - 1u : 0};
+	return (struct counts_state){code - 2u, COUNTS_SHARED};
+}
+
+/* The entry of that place, or NULL. */
+static uint8_t *find_few(uint8_t *bytes, unsigned pos)
+{
+	for (unsigned i = 0; i < FEW; i++, bytes += 2) {
+		uint16_t e = load_be16(bytes);
+
+		if (e != 0 && e >> 7 == pos)
+			return bytes;
+	}
+	return NULL;
+}
+
+struct counts_state chunks_state(const struct chunks *c, const struct chunk *chunk, unsigned pos)
+{
+	struct counts_state s = {0};
+	enum chunk_form form;
+	bool over;
+
+	if (!chunk)
+		return s;
+	form = form_of(chunk);
+	if (form == CHUNK_EVEN)
+		return decode(form, (uint8_t)(chunk->where >> FORM_BITS));
+	if (form == CHUNK_FEW) {
+		const uint8_t *p = find_few(bytes_of(c, chunk), pos);
+		uint16_t e = p ? load_be16(p) : 0;
+
+		s = (struct counts_state){e & FEW_OVERFLOW, e >> 5 & 3};
+		over = s.count == FEW_OVERFLOW;
+	} else {
+		s = decode(form,
+			   (uint8_t)format_refcount_get(bytes_of(c, chunk), form_order[form], pos));
+		over = form == CHUNK_EIGHT && s.count == EIGHT_OVERFLOW;
+	}
+	if (over)
+		s.count = longs_get(&c->overflow, chunk->key * CHUNK_CLUSTERS + pos);
+	return s;
+}
+
+/* Of a few; false: there are too many. */
+static bool put_few(uint8_t *bytes, unsigned pos, struct counts_state s)
+{
+	uint8_t *p = find_few(bytes, pos);
+
+	for (unsigned i = 0; !p && i < FEW; i++)
+		if (load_be16(bytes + (size_t)i * 2) == 0)
+			p = bytes + (size_t)i * 2;
+	if (p)
+		store_be16(p, s.count == 0 ? 0
+					   : (uint16_t)(pos << 7 | s.claims << 5 |
+							min_u64(s.count, FEW_OVERFLOW)));
+	return p;
+}
+
+/* 1: done; 0: the form can't hold it; negative: no memory. */
+static int put(struct chunks *c, struct chunk *chunk, unsigned pos, struct counts_state s)
+{
+	enum chunk_form form = form_of(chunk);
+	uint64_t over = form == CHUNK_FEW ? FEW_OVERFLOW : EIGHT_OVERFLOW;
+	uint8_t code;
+
+	if ((form == CHUNK_FEW || form == CHUNK_EIGHT) && s.count >= over &&
+	    longs_set(&c->overflow, chunk->key * CHUNK_CLUSTERS + pos, s.count) < 0)
+		return -ENOMEM;
+	if (form == CHUNK_FEW)
+		return put_few(bytes_of(c, chunk), pos, s);
+	if (!encode(form, s, &code) && form != CHUNK_EIGHT)
+		return 0;
+	if (form == CHUNK_EVEN)
+		return code == chunk->where >> FORM_BITS;
+	format_refcount_set(bytes_of(c, chunk), form_order[form], pos, code);
+	return 1;
+}
+
+/* ---- forms --------------------------------------------------------------------------------- */
+
+/* Two bits become four. */
+static void spread(const uint8_t *two, uint8_t *four)
+{
+	for (unsigned i = 0; i < CHUNK_CLUSTERS / 4; i++) {
+		unsigned x = two[i];
+
+		x = (x | x << 4) & 0x0f0f;
+		x = (x | x << 2) & 0x3333;
+		four[2 * i] = (uint8_t)x;
+		four[2 * i + 1] = (uint8_t)(x >> 8);
+	}
+}
+
+/* Copies what the chunk has to one of another form. false: that hasn't codes for all. */
+static bool copy_states(struct chunks *c, const struct chunk *from, enum chunk_form form,
+			uint8_t *to)
+{
+	uint8_t code;
+
+	if (form_of(from) == CHUNK_TWO && form == CHUNK_FOUR) {
+		spread(bytes_of(c, from), to);
+		return true;
+	}
+	for (unsigned pos = 0; pos < CHUNK_CLUSTERS; pos++) {
+		struct counts_state s = chunks_state(c, from, pos);
+
+		if (s.count == 0)
+			continue;
+		if (!encode(form, s, &code) && form != CHUNK_EIGHT)
+			return false;
+		format_refcount_set(to, form_order[form], pos, code);
+		/* what was in the map because of a few's narrow counts is looked up there no more
+		 */
+	}
+	return true;
+}
+
+/* The next form that what is in it fits in. */
+static int widen(struct chunks *c, struct chunk *chunk)
+{
+	enum chunk_form old = form_of(chunk), form = old == CHUNK_EVEN ? CHUNK_TWO : old + 1;
+	uint64_t idx;
+
+	for (; form <= CHUNK_EIGHT; form++) {
+		if (new_unit(c, form, &idx) < 0)
+			return -ENOMEM;
+		if (copy_states(c, chunk, form, unit_at(c, form, idx)))
+			break;
+		drop_unit(c, form, idx);
+	}
+	assert(form <= CHUNK_EIGHT);
+	if (old != CHUNK_EVEN)
+		drop_unit(c, old, chunk->where >> FORM_BITS);
+	chunk->where = idx << FORM_BITS | form;
+	return 0;
+}
+
+/* ---- finding ------------------------------------------------------------------------------- */
+
+/* The slot of the chunk, or the free one where it belongs. */
+static uint64_t slot_of(const struct chunks *c, uint64_t key)
+{
+	uint64_t i = hash(key) & (c->nslots - 1);
+
+	while (c->slots[i] != 0 && c->v[c->slots[i] - 1].key != key)
+		i = (i + 1) & (c->nslots - 1);
+	return i;
+}
+
+static struct chunk *find_chunk(const struct chunks *c, uint64_t key)
+{
+	uint32_t n = c->nslots > 0 ? c->slots[slot_of(c, key)] : 0;
+
+	return n > 0 ? &c->v[n - 1] : NULL;
+}
+
+const struct chunk *chunks_find(const struct chunks *c, uint64_t key)
+{
+	return find_chunk(c, key);
+}
+
+static void fill_slots(struct chunks *c)
+{
+	memset(c->slots, 0, (size_t)c->nslots * sizeof(*c->slots));
+	for (uint32_t i = 0; i < c->n; i++)
+		c->slots[slot_of(c, c->v[i].key)] = i + 1;
+}
+
+static int make_room(struct chunks *c)
+{
+	if (c->n == c->cap) {
+		uint64_t cap = max_u64(64, c->cap + c->cap / 2);
+		struct chunk *v = cap < UINT32_MAX ? mem_realloc(c->v, cap, sizeof(*v)) : NULL;
+
+		if (!v)
+			return -ENOMEM;
+		c->v = v;
+		c->cap = (uint32_t)cap;
+		c->last = NULL;
+	}
+	if (c->n >= c->nslots / 4 * 3) {
+		uint64_t nslots = max_u64(SLOTS_MIN, c->nslots * 2);
+		uint32_t *slots = mem_realloc(c->slots, nslots, sizeof(*slots));
+
+		if (!slots)
+			return -ENOMEM;
+		c->slots = slots;
+		c->nslots = nslots;
+		fill_slots(c);
+	}
+	return 0;
+}
+
+/* Makes the chunk with that key the last one. form: of a new one, that is yet empty. */
+static int want_chunk(struct chunks *c, uint64_t key, enum chunk_form form)
+{
+	uint64_t idx = 0;
+	struct chunk *v;
+
+	if (c->last && c->last->key == key)
+		return 0;
+	v = find_chunk(c, key);
+	if (!v) {
+		if (make_room(c) < 0 || (form != CHUNK_EVEN && new_unit(c, form, &idx) < 0))
+			return -ENOMEM;
+		c->slots[slot_of(c, key)] = c->n + 1;
+		c->disordered |= c->n > 0 && c->v[c->n - 1].key > key;
+		c->key_max = max_u64(c->key_max, key);
+		v = &c->v[c->n++];
+		*v = (struct chunk){key, idx << FORM_BITS | form};
+	}
+	c->last = v;
+	return 0;
+}
+
+/* ---- changing ------------------------------------------------------------------------------ */
+
+static int set_state(struct chunks *c, struct chunk *chunk, unsigned pos, struct counts_state s)
+{
+	int ret;
+
+	while ((ret = put(c, chunk, pos, s)) == 0) {
+		ret = widen(c, chunk);
+		if (ret < 0)
+			break;
+	}
+	return ret < 0 ? ret : 0;
+}
+
+static void add_to(struct counts_state *s, uint64_t n, unsigned claim)
+{
+	if (!add_fits(s->count, n, &s->count))
+		s->count = UINT64_MAX;
+	s->claims |= claim;
+}
+
+/* A part of a chunk in which all have the same state gets another in one go. false: not possible.
+ */
+static bool add_evenly(struct chunks *c, struct chunk *chunk, unsigned pos, unsigned len,
+		       uint64_t n, unsigned claim)
+{
+	enum chunk_form form = form_of(chunk);
+	struct counts_state s;
+	uint8_t *bytes = NULL, code;
+
+	if (form == CHUNK_FEW || (form == CHUNK_EVEN && len < CHUNK_CLUSTERS))
+		return false;
+	s = chunks_state(c, chunk, pos);
+	if (form != CHUNK_EVEN) {
+		bytes = bytes_of(c, chunk);
+		code = (uint8_t)format_refcount_get(bytes, form_order[form], pos);
+		if (!format_refcount_all(bytes, form_order[form], pos, len, code))
+			return false;
+	}
+	add_to(&s, n, claim);
+	if (!encode(form, s, &code))
+		return false;
+	if (form == CHUNK_EVEN)
+		chunk->where = (uint64_t)code << FORM_BITS | form;
+	else
+		format_refcount_fill(bytes, form_order[form], pos, len, code);
+	return true;
+}
+
+static int add_in_chunk(struct chunks *c, uint64_t key, unsigned pos, unsigned len, uint64_t n,
+			unsigned claim)
+{
+	enum chunk_form form = len == CHUNK_CLUSTERS ? CHUNK_EVEN
+			       : len > FEW	     ? CHUNK_TWO
+						     : CHUNK_FEW;
+	int ret = want_chunk(c, key, form);
+
+	if (ret < 0 || (len > 1 && add_evenly(c, c->last, pos, len, n, claim)))
+		return ret;
+	for (unsigned i = pos; ret == 0 && i < pos + len; i++) {
+		struct counts_state s = chunks_state(c, c->last, i);
+
+		add_to(&s, n, claim);
+		ret = set_state(c, c->last, i, s);
+	}
+	return ret;
+}
+
+int chunks_add(struct chunks *c, uint64_t first, uint64_t nclusters, uint64_t n, unsigned claim)
+{
+	int ret = 0;
+
+	while (ret == 0 && nclusters > 0) {
+		unsigned pos = first % CHUNK_CLUSTERS;
+		unsigned len = (unsigned)min_u64(nclusters, CHUNK_CLUSTERS - pos);
+
+		ret = add_in_chunk(c, first / CHUNK_CLUSTERS, pos, len, n, claim);
+		first += len;
+		nclusters -= len;
+	}
+	return ret;
+}
+
+int chunks_sub(struct chunks *c, uint64_t cluster_idx, uint64_t n)
+{
+	unsigned pos = cluster_idx % CHUNK_CLUSTERS;
+	struct chunk *chunk = find_chunk(c, cluster_idx / CHUNK_CLUSTERS);
+	struct counts_state s = chunks_state(c, chunk, pos);
+
+	assert(chunk && s.count >= n);
+	s.count -= n;
+	if (s.count == 0)
+		s.claims = 0;
+	return set_state(c, chunk, pos, s);
+}
+
+/* ---- asking -------------------------------------------------------------------------------- */
+
+bool chunks_same(const struct chunks *c, const struct chunk *chunk, unsigned pos, unsigned n,
+		 struct counts_state *same)
+{
+	enum chunk_form form;
+	const uint8_t *bytes;
+	uint64_t code;
+
+	*same = (struct counts_state){0};
+	if (!chunk)
+		return true;
+	form = form_of(chunk);
+	*same = chunks_state(c, chunk, pos);
+	if (form == CHUNK_EVEN)
+		return true;
+	if (form == CHUNK_FEW || same->count >= EIGHT_OVERFLOW)
+		return false;
+	bytes = bytes_of(c, chunk);
+	code = format_refcount_get(bytes, form_order[form], pos);
+	return format_refcount_all(bytes, form_order[form], pos, n, code);
+}
+
+void chunks_states(const struct chunks *c, const struct chunk *chunk, unsigned pos, unsigned n,
+		   struct counts_state *states)
+{
+	const uint8_t *few;
+
+	if (!chunk || form_of(chunk) == CHUNK_FEW)
+		memset(states, 0, n * sizeof(*states));
+	if (chunk && form_of(chunk) == CHUNK_FEW) {
+		few = bytes_of(c, chunk);
+		for (unsigned i = 0; i < FEW; i++) {
+			unsigned at = load_be16(few + (size_t)i * 2) >> 7;
+
+			if (load_be16(few + (size_t)i * 2) != 0 && at >= pos && at - pos < n)
+				states[at - pos] = chunks_state(c, chunk, at);
+		}
+	} else if (chunk) {
+		for (unsigned i = 0; i < n; i++)
+			states[i] = chunks_state(c, chunk, pos + i);
+	}
+}
+
+/* Among a few: how far nothing is referenced from pos on, below end. */
+static unsigned gap_among_few(const uint8_t *few, unsigned pos, unsigned end)
+{
+	for (unsigned i = 0; i < FEW; i++, few += 2) {
+		uint16_t e = load_be16(few);
+
+		if (e != 0 && e >> 7 >= pos && e >> 7 < end)
+			end = e >> 7;
+	}
+	return end - pos;
+}
+
+unsigned chunks_stretch(const struct chunks *c, const struct chunk *chunk, unsigned pos,
+			unsigned end, uint64_t *count)
+{
+	enum chunk_form form = form_of(chunk);
+	unsigned n = 1;
+
+	*count = chunks_state(c, chunk, pos).count;
+	if (form == CHUNK_EVEN)
+		return end - pos;
+	if (form == CHUNK_FEW)
+		return *count > 0 ? 1 : gap_among_few(bytes_of(c, chunk), pos, end);
+	while (pos + n < end && chunks_state(c, chunk, pos + n).count == *count)
+		n++;
+	return n;
+}
+
+static int by_key(const void *a, const void *b)
+{
+	const struct chunk *x = a, *y = b;
+
+	return (x->key > y->key) - (x->key < y->key);
+}
+
+void chunks_sort(struct chunks *c)
+{
+	if (!c->disordered)
+		return;
+	qsort(c->v, c->n, sizeof(*c->v), by_key);
+	fill_slots(c);
+	c->last = NULL;
+	c->disordered = false;
+}
+
+uint64_t chunks_next_key(const struct chunks *c, uint64_t key, uint64_t end)
+{
+	uint32_t low = 0, high = c->n;
+
+	if (c->n == 0 || key > c->key_max)
+		return end;
+	if (c->disordered) {
+		for (uint64_t stop = min_u64(end, c->key_max + 1); key < stop; key++)
+			if (chunks_find(c, key))
+				return key;
+		return end;
+	}
+	while (low < high) {
+		uint32_t mid = low + (high - low) / 2;
+
+		if (c->v[mid].key < key)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low < c->n ? min_u64(c->v[low].key, end) : end;
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Single references to clusters, counted in chunks of 512 clusters that are found by hashing:
+ *memory follows the number of references, not the offsets in them. A chunk takes the smallest form
+ *that its counts fit in:
+ *
+ *	even	all clusters have the same count, up to 13	no bytes
+ *	few	up to 8 clusters are referenced			16 bytes
+ *	two	counts of 0 and 1				2 bits a cluster
+ *	four	counts up to 13					4 bits a cluster
+ *	eight	counts up to 62					8 bits a cluster
+ *
+ * Larger counts stand in a map of their own. What it takes to find a chunk is 21 to 35 bytes more.
+ * So an image whose clusters are used once costs less than a bit for each cluster that lies in a
+ * row of its like, less than three for any other; and nine wild references that make a chunk as
+ * large as it gets are 72 bytes of the image themselves.
+ */
+#ifndef CHECK_CHUNKS_H
+#define CHECK_CHUNKS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "check/longs.h"
+
+#define CHUNK_CLUSTERS 512u
+
+/* What a reference says of the count that should be stored for its cluster. */
+#define COUNTS_ALONE 1u	 /* nobody else has one */
+#define COUNTS_SHARED 2u /* others have, too */
+
+struct counts_state {
+	uint64_t count;
+	/* of all references together; of a count above 1 SHARED may be said though nobody did */
+	unsigned claims;
+};
+
+enum chunk_form { CHUNK_FEW, CHUNK_TWO, CHUNK_FOUR, CHUNK_EIGHT, CHUNK_EVEN };
+
+struct chunk {
+	uint64_t key;	/* cluster_idx / CHUNK_CLUSTERS */
+	uint64_t where; /* the form; above its bits the unit in its pool, or the code of all */
+};
+
+/* Units of one form, many in a piece of memory. */
+struct chunks_pool {
+	uint8_t **pieces;
+	uint64_t nunits;
+	uint64_t unused; /* the first of those that were given back, from 1 */
+};
+
+struct chunks {
+	struct chunk *v;
+	uint32_t n, cap;
+	uint32_t *slots; /* numbers of chunks, from 1; their number is a power of two */
+	uint64_t nslots;
+	struct chunk *last; /* the one that was changed last */
+	uint64_t key_max;
+	bool disordered; /* v isn't in the order of the keys */
+	struct chunks_pool pools[CHUNK_EVEN];
+	struct longs overflow; /* cluster_idx to counts that the form can't hold */
+};
+
+void chunks_release(struct chunks *c);
+/* n more references to each cluster of the row, with a claim or 0. Negative: no memory. */
+int chunks_add(struct chunks *c, uint64_t first, uint64_t nclusters, uint64_t n, unsigned claim);
+/* n of the references that were added before are gone. Negative: no memory, nothing happened. */
+int chunks_sub(struct chunks *c, uint64_t cluster_idx, uint64_t n);
+
+/* What follows may be called by several threads at once, chunks_sort excepted. */
+
+/* The chunk of that key; NULL: nothing in it is referenced. */
+const struct chunk *chunks_find(const struct chunks *c, uint64_t key);
+/* Of the pos-th cluster in the chunk; chunk may be NULL. */
+struct counts_state chunks_state(const struct chunks *c, const struct chunk *chunk, unsigned pos);
+/*
+ * Have the n clusters from pos on the same state? n is a power of two, pos a multiple of it. false
+ * also where that would take long to find out.
+ */
+bool chunks_same(const struct chunks *c, const struct chunk *chunk, unsigned pos, unsigned n,
+		 struct counts_state *same);
+/* Of n clusters from pos on. */
+void chunks_states(const struct chunks *c, const struct chunk *chunk, unsigned pos, unsigned n,
+		   struct counts_state *states);
+/* How many clusters from pos on, below end, have that count: at least 1, there may be more. */
+unsigned chunks_stretch(const struct chunks *c, const struct chunk *chunk, unsigned pos,
+			unsigned end, uint64_t *count);
+/* Brings the chunks in order. */
+void chunks_sort(struct chunks *c);
+/* The key of the first chunk at or behind that one, below end; end: there is none. Quick if the
+ * chunks are in order, or end is close. */
+uint64_t chunks_next_key(const struct chunks *c, uint64_t key, uint64_t end);
+
+#endif
