@@ -10,6 +10,8 @@
  *	-w		write (default: read)
  *	-c COUNT	requests (default 75000)
  *	-d DEPTH	threads, each with one request at a time (default 1)
+ *	-q		one thread with DEPTH requests in a queue instead
+ *	-i ENGINE	of the queue: io_uring (default) or threads
  *	-s SIZE		bytes of a request (default 4096)
  *	-S STEP		from the start of a request to that of the next (default SIZE)
  *	-o OFFSET	of the first request
@@ -48,7 +50,7 @@ struct options {
 	uint64_t count, size, step, first_off, seed, flush_interval;
 	unsigned depth;
 	int pattern;
-	bool limit, write, is_random, direct, sync, no_flush;
+	bool limit, write, is_random, direct, sync, no_flush, queue, queue_threads;
 };
 
 /* What is measured: either an image or, for the limit, a descriptor. */
@@ -152,6 +154,80 @@ static void *run_requests(void *opaque)
 	}
 	free(buf);
 	return NULL;
+}
+
+/* ---- a queue of requests ---- */
+
+struct queued {
+	struct qcow2_request request;
+	struct iovec iov;
+	struct qcow2_error err;
+};
+
+static struct qcow2_queue *new_queue(const struct target *t)
+{
+	struct qcow2_queue_options how = QCOW2_QUEUE_OPTIONS_INIT;
+	struct qcow2_queue *queue;
+	struct qcow2_error err;
+
+	how.depth = t->o->depth;
+	how.flags = t->o->queue_threads ? QCOW2_QUEUE_THREADS : 0;
+	if (qcow2_queue_new(&queue, t->image, &how, &err) < 0)
+		die(err.message);
+	return queue;
+}
+
+static struct queued *new_requests(const struct options *o)
+{
+	struct queued *all = calloc(o->depth, sizeof(*all));
+
+	for (unsigned i = 0; all && i < o->depth; i++) {
+		all[i].iov.iov_base = aligned_alloc(ALIGN, (o->size + ALIGN - 1) / ALIGN * ALIGN);
+		if (!all[i].iov.iov_base)
+			die("no memory");
+		memset(all[i].iov.iov_base, o->pattern, o->size);
+		all[i].iov.iov_len = o->size;
+		all[i].request = (struct qcow2_request){
+			.op = o->write ? QCOW2_OP_WRITE : QCOW2_OP_READ,
+			.iov = &all[i].iov,
+			.iovcnt = 1,
+			.err = &all[i].err,
+		};
+	}
+	if (!all)
+		die("no memory");
+	return all;
+}
+
+static void run_queue(struct target *t)
+{
+	const struct options *o = t->o;
+	struct qcow2_queue *queue = new_queue(t);
+	struct queued *all = new_requests(o);
+	struct qcow2_request *batch[DEPTH_MAX];
+	uint64_t n = 0, done = 0;
+	size_t nbatch;
+
+	for (nbatch = 0; nbatch < o->depth && nbatch < o->count; nbatch++)
+		batch[nbatch] = &all[nbatch].request;
+	while (done < o->count) {
+		for (size_t i = 0; i < nbatch; i++)
+			batch[i]->guest_off = offset_of(t, n++);
+		if (qcow2_queue_submit(queue, batch, nbatch, NULL) < 0)
+			die("the queue is full");
+		nbatch = qcow2_queue_poll(queue, batch, o->depth, 1);
+		for (size_t i = 0; i < nbatch; i++) {
+			if (batch[i]->result < 0)
+				die(batch[i]->err->message);
+		}
+		done += nbatch;
+		if (nbatch > o->count - n)
+			nbatch = (size_t)(o->count - n);
+	}
+	qcow2_queue_free(queue);
+	for (unsigned i = 0; i < o->depth; i++)
+		free(all[i].iov.iov_base);
+	free(all);
 }
 
 /* This thread is one of them. */
@@ -286,13 +362,17 @@ static void parse(struct options *o, int argc, char **argv)
 	};
 	int letter;
 
-	while ((letter = getopt_long(argc, argv, "f:lwc:d:s:S:o:r:t:F:", words, NULL)) != -1) {
+	while ((letter = getopt_long(argc, argv, "f:lwqc:d:i:s:S:o:r:t:F:", words, NULL)) != -1) {
 		if (letter == 'f')
 			o->format = optarg;
 		else if (letter == 'l')
 			o->limit = true;
 		else if (letter == 'w')
 			o->write = true;
+		else if (letter == 'q')
+			o->queue = true;
+		else if (letter == 'i')
+			o->queue_threads = strcmp(optarg, "threads") == 0;
 		else if (letter == 't')
 			set_cache(o, optarg);
 		else
@@ -307,6 +387,8 @@ static void parse(struct options *o, int argc, char **argv)
 		die("no requests of no bytes, and none at a time of nothing");
 	if (o->flush_interval && o->depth > 1)
 		die("--flush-interval is for depth 1");
+	if (o->queue && (o->limit || o->flush_interval))
+		die("a queue is for images, and without --flush-interval");
 }
 
 /* Every request has to lie inside the disk: offsets go round, requests don't. */
@@ -332,7 +414,10 @@ int main(int argc, char **argv)
 		open_image(&t);
 	check_fit(&t);
 	start = now();
-	run_threads(&t);
+	if (o.queue)
+		run_queue(&t);
+	else
+		run_threads(&t);
 	middle = now();
 	close_target(&t);
 	end = now();

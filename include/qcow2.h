@@ -361,6 +361,103 @@ int qcow2_flush(struct qcow2_image *image, struct qcow2_error *err);
 int qcow2_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc, unsigned flags,
 		 struct qcow2_error *err);
 
+/* ---- queues of requests -------------------------------------------------------------------- */
+
+/*
+ * Many requests at a time from one thread. What the kernel can carry out by itself (data that lie
+ * plain in a file, found by tables that are in memory) goes from the submitting thread into an
+ * io_uring of the queue's own; whatever needs more (a table to load, a cluster to allocate or to
+ * decompress) goes to threads of the queue. Where io_uring isn't there, or isn't permitted, all
+ * does. Either way requests have the effects and the errors of the blocking calls.
+ *
+ * A queue is used by one thread at a time. An image may have any number of them, beside blocking
+ * calls. While requests of a queue are in flight its thread makes no call that waits for all others
+ * (qcow2_resize, qcow2_finish, snapshots), and no blocking request while another thread may make
+ * one: it would wait for itself.
+ */
+struct qcow2_queue;
+
+enum qcow2_op {
+	QCOW2_OP_READ,
+	QCOW2_OP_WRITE,
+	QCOW2_OP_WRITE_ZEROES,
+	QCOW2_OP_DISCARD,
+	QCOW2_OP_FLUSH, /* of what had completed when it was submitted */
+};
+
+/* The caller's, with buffers and vector, until it completes. */
+struct qcow2_request {
+	enum qcow2_op op;
+	unsigned flags;		 /* QCOW2_WRITE_*, as the blocking calls take them */
+	uint64_t guest_off;	 /* the first byte; not of FLUSH */
+	uint64_t len_bytes;	 /* of WRITE_ZEROES and DISCARD */
+	const struct iovec *iov; /* of READ and WRITE */
+	int iovcnt;
+	/*
+	 * Called when it has completed, in the thread that is in qcow2_queue_poll; the request is
+	 * the caller's again, and may be submitted from there. NULL: qcow2_queue_poll hands it out.
+	 */
+	void (*done)(struct qcow2_request *request);
+	void *opaque;		 /* for the caller */
+	struct qcow2_error *err; /* filled if it fails; may be NULL */
+	int result;		 /* when it has completed: 0, or a negative errno */
+	/* the queue's */
+	struct qcow2_request *next;
+	void *slot;
+};
+
+#define QCOW2_QUEUE_THREADS 1u /* no io_uring, even where it is there */
+
+struct qcow2_queue_options {
+	size_t struct_size;
+	unsigned flags;	  /* QCOW2_QUEUE_* */
+	unsigned depth;	  /* requests in flight at most, 1 to 4096; 0: 128 */
+	unsigned threads; /* at most, made when they are needed; 0: one a core, at most 16 */
+};
+#define QCOW2_QUEUE_OPTIONS_INIT                                                                   \
+	{                                                                                          \
+		QCOW2_MEMBER(struct_size) sizeof(struct qcow2_queue_options)                       \
+	}
+
+/* The image has to stay open until the queue is freed. options may be NULL. */
+int qcow2_queue_new(struct qcow2_queue **queue, struct qcow2_image *image,
+		    const struct qcow2_queue_options *options, struct qcow2_error *err);
+/* Waits for what is in flight, whose done is called; what has none is forgotten. NULL is allowed.
+ */
+void qcow2_queue_free(struct qcow2_queue *queue);
+
+/* "io_uring" or "threads": what moves the bytes where that can be chosen. */
+const char *qcow2_queue_engine(const struct qcow2_queue *queue);
+
+/*
+ * Begins n requests. -EAGAIN if more than the queue's depth would be in flight, or completed and
+ * not handed out: then none of them is begun. What is wrong with a request is told by its result.
+ */
+int qcow2_queue_submit(struct qcow2_queue *queue, struct qcow2_request *const *requests, size_t n,
+		       struct qcow2_error *err);
+
+/*
+ * Sleeps until min_done requests have completed since it was called (or as many as are in flight,
+ * if those are fewer), calls done of those that have one, and puts up to max of the others into
+ * requests. Gives how many it put there. min_done 0: doesn't sleep. Slow requests may be carried
+ * out in here, by the calling thread.
+ */
+size_t qcow2_queue_poll(struct qcow2_queue *queue, struct qcow2_request **requests, size_t max,
+			size_t min_done);
+
+/*
+ * A descriptor that is readable while there is something for qcow2_queue_poll to do; for an event
+ * loop, not to be read from. It is the queue's. Negative errno if there can be none. To be asked
+ * for before the first request is submitted.
+ */
+int qcow2_queue_fd(struct qcow2_queue *queue, struct qcow2_error *err);
+
+/*
+ * Gives up a request in flight where that is still possible; it completes with -ECANCELED then,
+ * otherwise as it would have.
+ */
+void qcow2_queue_cancel(struct qcow2_queue *queue, struct qcow2_request *request);
+
 /* ---- internal snapshots -------------------------------------------------------------------- */
 
 /*

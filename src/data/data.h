@@ -32,6 +32,10 @@ struct data_run {
 int data_map(const struct data_layers *layers, uint64_t guest_off, uint64_t len_bytes,
 	     struct data_run *out, struct qcow2_error *err);
 
+/* The same by what is in memory: -EAGAIN, without a sentence, where that isn't enough. */
+int data_map_cached(const struct data_layers *layers, uint64_t guest_off, uint64_t len_bytes,
+		    struct data_run *out);
+
 /* Reads a range that lies inside the top disk. */
 int data_read(const struct data_layers *layers, const struct iovec *iov, int iovcnt,
 	      uint64_t guest_off, uint64_t len_bytes, struct qcow2_error *err);

@@ -18,8 +18,18 @@
 
 #define PIECES 64 /* of the caller's vector that one storage call takes */
 
-int data_map(const struct data_layers *layers, uint64_t guest_off, uint64_t len_bytes,
-	     struct data_run *out, struct qcow2_error *err)
+static int map_layer(struct disk *disk, uint64_t guest_off, uint64_t len_bytes, bool cached,
+		     struct disk_run *run, struct qcow2_error *err)
+{
+	if (!cached)
+		return disk->ops->map(disk, guest_off, len_bytes, run, err);
+	if (!disk->ops->map_cached)
+		return -EAGAIN;
+	return disk->ops->map_cached(disk, guest_off, len_bytes, run);
+}
+
+static int map_layers(const struct data_layers *layers, uint64_t guest_off, uint64_t len_bytes,
+		      bool cached, struct data_run *out, struct qcow2_error *err)
 {
 	uint64_t len = len_bytes;
 	int ret;
@@ -40,13 +50,25 @@ int data_map(const struct data_layers *layers, uint64_t guest_off, uint64_t len_
 			return 0;
 		}
 		len = min_u64(len, disk->size_bytes - guest_off);
-		ret = disk->ops->map(disk, guest_off, len, &out->run, err);
+		ret = map_layer(disk, guest_off, len, cached, &out->run, err);
 		if (ret < 0)
 			return ret;
 		if (out->run.kind != DISK_RUN_ABSENT || depth + 1 == layers->count)
 			return 0;
 		len = out->run.len_bytes;
 	}
+}
+
+int data_map(const struct data_layers *layers, uint64_t guest_off, uint64_t len_bytes,
+	     struct data_run *out, struct qcow2_error *err)
+{
+	return map_layers(layers, guest_off, len_bytes, false, out, err);
+}
+
+int data_map_cached(const struct data_layers *layers, uint64_t guest_off, uint64_t len_bytes,
+		    struct data_run *out)
+{
+	return map_layers(layers, guest_off, len_bytes, true, out, NULL);
 }
 
 /* The next len bytes of the vector from plain bytes in a store. */

@@ -297,3 +297,21 @@ int data_write(struct data_writer *w, struct iov_cursor *cur, uint64_t guest_off
 	}
 	return ret;
 }
+
+int data_find_in_place(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes,
+		       uint64_t *host_off)
+{
+	struct meta *m = w->m;
+	struct disk_run run;
+
+	if (meta_check_sound(m, NULL) < 0 ||
+	    meta_map_cached(m, guest_off, len_bytes, true, &run) < 0 || !run.copied ||
+	    run.len_bytes < len_bytes)
+		return -EAGAIN;
+	/* a hit has to be told, and marked */
+	if (!m->geometry.data_file && meta_guard_find(&m->engine->guard, run.host_off, len_bytes,
+						      META_REGION_NONE, NULL) != META_REGION_NONE)
+		return -EAGAIN;
+	*host_off = run.host_off;
+	return 0;
+}

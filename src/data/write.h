@@ -139,6 +139,12 @@ int data_write_place(struct data_chunk *c, const struct data_place *p, struct io
 /* flags: QCOW2_WRITE_*, of which FUA is the caller's business. */
 int data_write(struct data_writer *w, struct iov_cursor *cur, uint64_t guest_off,
 	       uint64_t len_bytes, struct qcow2_error *err);
+/*
+ * Where a write to the range may go, at once and in one piece, without a change of the map: an
+ * offset in the store with the data. -EAGAIN, without a sentence: it is for data_write.
+ */
+int data_find_in_place(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes,
+		       uint64_t *host_off);
 /* The range begins at a cluster and ends at one or at the end of the disk. */
 int data_write_compressed(struct data_writer *w, struct iov_cursor *cur, uint64_t guest_off,
 			  uint64_t len_bytes, struct qcow2_error *err);

@@ -40,6 +40,12 @@ struct disk_ops {
 	int (*map)(struct disk *disk, uint64_t guest_off, uint64_t len_bytes, struct disk_run *run,
 		   struct qcow2_error *err);
 	/*
+	 * The same by what is in memory: -EAGAIN, without a sentence, where that isn't enough. The
+	 * run may be shorter than map would give it, and holes of a host file be given as data.
+	 */
+	int (*map_cached)(struct disk *disk, uint64_t guest_off, uint64_t len_bytes,
+			  struct disk_run *run);
+	/*
 	 * Reads part of a COMPRESSED run that map gave for guest_off. len is within the run. NULL
 	 * for disks that never report one.
 	 */

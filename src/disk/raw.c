@@ -53,10 +53,28 @@ static int raw_map(struct disk *disk, uint64_t guest_off, uint64_t len_bytes, st
 	return 0;
 }
 
+static int raw_map_cached(struct disk *disk, uint64_t guest_off, uint64_t len_bytes,
+			  struct disk_run *run)
+{
+	const struct raw *raw = (const struct raw *)disk;
+
+	assert(guest_off < disk->size_bytes && len_bytes != 0);
+	*run = (struct disk_run){
+		.kind = DISK_RUN_DATA,
+		.has_host_off = true,
+		.len_bytes = min_u64(len_bytes, disk->size_bytes - guest_off),
+		.host_off = guest_off,
+		.store = raw->store,
+		.filename = raw->filename,
+	};
+	return 0;
+}
+
 static const struct disk_ops raw_ops = {
 	.format = "raw",
 	.close = raw_close,
 	.map = raw_map,
+	.map_cached = raw_map_cached,
 };
 
 void disk_close(struct disk *disk)

@@ -106,6 +106,8 @@ int image_check_range(const struct qcow2_image *image, uint64_t guest_off, uint6
  * map stays in place. Free of cost if the image is open for reading.
  */
 unsigned image_enter(const struct qcow2_image *image);
+/* The same without waiting: false if a resize, or the like, is in the way. */
+bool image_try_enter(const struct qcow2_image *image, unsigned *ticket);
 void image_leave(const struct qcow2_image *image, unsigned ticket);
 
 /* ---- open for writing (start.c) ---- */

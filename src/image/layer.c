@@ -87,6 +87,17 @@ static int qcow2_disk_map(struct disk *disk, uint64_t guest_off, uint64_t len_by
 	return image_map_tables(q, guest_off, len_bytes, run, err);
 }
 
+static int qcow2_disk_map_cached(struct disk *disk, uint64_t guest_off, uint64_t len_bytes,
+				 struct disk_run *run)
+{
+	struct image_qcow2 *q = qcow2_of(disk);
+	int ret = meta_map_cached(&q->meta, guest_off, len_bytes, false, run);
+
+	run->store = q->meta.data;
+	run->filename = q->data_filename;
+	return ret;
+}
+
 static int qcow2_disk_read_compressed(struct disk *disk, const struct disk_run *run, void *buf,
 				      size_t len, uint64_t guest_off, struct qcow2_error *err)
 {
@@ -97,6 +108,7 @@ static const struct disk_ops qcow2_disk_ops = {
 	.format = "qcow2",
 	.close = qcow2_disk_close,
 	.map = qcow2_disk_map,
+	.map_cached = qcow2_disk_map_cached,
 	.read_compressed = qcow2_disk_read_compressed,
 };
 

@@ -127,6 +127,12 @@ unsigned image_enter(const struct qcow2_image *image)
 	return image->gate ? meta_gate_enter(image->gate) : 0;
 }
 
+bool image_try_enter(const struct qcow2_image *image, unsigned *ticket)
+{
+	*ticket = 0;
+	return !image->gate || meta_gate_try_enter(image->gate, ticket);
+}
+
 void image_leave(const struct qcow2_image *image, unsigned ticket)
 {
 	if (image->gate)

@@ -290,6 +290,11 @@ int meta_cache_get_way(struct meta_cache *cache, uint64_t host_off, struct meta_
 	return get(cache, host_off, true, slice, err);
 }
 
+int meta_cache_peek(struct meta_cache *cache, uint64_t host_off, struct meta_slice *slice)
+{
+	return pin_ready(cache, set_of(cache, host_off), host_off, slice) ? 0 : -EAGAIN;
+}
+
 void meta_cache_put(struct meta_cache *cache, struct meta_slice *slice)
 {
 	(void)cache;

@@ -62,6 +62,8 @@ int meta_cache_get(struct meta_cache *cache, uint64_t host_off, struct meta_slic
 		   struct qcow2_error *err);
 int meta_cache_get_way(struct meta_cache *cache, uint64_t host_off, struct meta_slice *slice,
 		       struct qcow2_error *err);
+/* The same if it is there, and no I/O goes on for it: else -EAGAIN. */
+int meta_cache_peek(struct meta_cache *cache, uint64_t host_off, struct meta_slice *slice);
 void meta_cache_put(struct meta_cache *cache, struct meta_slice *slice);
 
 /* ---- reading beside changes ---- */

@@ -84,23 +84,28 @@ static void wait_until_open(struct meta_gate *g)
 	pthread_mutex_unlock(&g->lock);
 }
 
-unsigned meta_gate_enter(struct meta_gate *g)
+bool meta_gate_try_enter(struct meta_gate *g, unsigned *ticket)
 {
 	unsigned stripe = own_stripe();
+	uint64_t word;
 
-	for (;;) {
-		uint64_t word = atomic_load(&g->word);
-		unsigned ticket = stripe * 2 + epoch_of(word) % 2;
-
-		if (word & CLOSED) {
-			wait_until_open(g);
-			continue;
-		}
-		atomic_fetch_add(&g->stripes[stripe].in[ticket % 2], 1);
+	while (!((word = atomic_load(&g->word)) & CLOSED)) {
+		*ticket = stripe * 2 + epoch_of(word) % 2;
+		atomic_fetch_add(&g->stripes[stripe].in[*ticket % 2], 1);
 		if (atomic_load(&g->word) == word)
-			return ticket;
-		meta_gate_leave(g, ticket);
+			return true;
+		meta_gate_leave(g, *ticket);
 	}
+	return false;
+}
+
+unsigned meta_gate_enter(struct meta_gate *g)
+{
+	unsigned ticket;
+
+	while (!meta_gate_try_enter(g, &ticket))
+		wait_until_open(g);
+	return ticket;
 }
 
 void meta_gate_leave(struct meta_gate *g, unsigned ticket)

@@ -52,6 +52,8 @@ void meta_gate_release(struct meta_gate *g);
  * Who is in neither enters again nor closes: he would wait for himself.
  */
 unsigned meta_gate_enter(struct meta_gate *g);
+/* The same without waiting: false, nobody is in, if the gate is closed. */
+bool meta_gate_try_enter(struct meta_gate *g, unsigned *ticket);
 void meta_gate_leave(struct meta_gate *g, unsigned ticket);
 
 /* A mark: everything in flight now is older than it. */

@@ -22,6 +22,7 @@ struct walk {
 	struct meta_slice slice;      /* of the L2 table; bytes NULL: none held */
 	uint64_t slice_first;	      /* guest cluster of the slice's first entry */
 	bool for_writing;	      /* a run is all copied or not at all */
+	bool cached;		      /* no table is loaded: -EAGAIN, without a sentence */
 	struct format_l2_entry entry; /* at guest_off */
 	struct disk_run *run;
 };
@@ -60,7 +61,10 @@ static int hold_slice(struct walk *w, uint64_t l2_off, struct qcow2_error *err)
 	if (w->slice.bytes && w->slice_first == first)
 		return 0;
 	drop_slice(w);
-	ret = meta_cache_get(w->m->l2, l2_off + in_table * g->l2_entry_len, &w->slice, err);
+	if (w->cached)
+		ret = meta_cache_peek(w->m->l2, l2_off + in_table * g->l2_entry_len, &w->slice);
+	else
+		ret = meta_cache_get(w->m->l2, l2_off + in_table * g->l2_entry_len, &w->slice, err);
 	if (ret < 0)
 		error_prefix(err, "can't read the L2 table at 0x%" PRIx64, l2_off);
 	else
@@ -336,6 +340,19 @@ int meta_map(const struct meta *m, uint64_t guest_off, uint64_t len_bytes, struc
 	struct walk w = {.m = m, .guest_off = guest_off, .end = len_bytes, .run = run};
 
 	return map(&w, err);
+}
+
+int meta_map_cached(const struct meta *m, uint64_t guest_off, uint64_t len_bytes, bool for_writing,
+		    struct disk_run *run)
+{
+	struct walk w = {.m = m,
+			 .guest_off = guest_off,
+			 .end = len_bytes,
+			 .run = run,
+			 .for_writing = for_writing,
+			 .cached = true};
+
+	return map(&w, NULL);
 }
 
 int meta_map_for_writing(const struct meta *m, uint64_t guest_off, uint64_t len_bytes,

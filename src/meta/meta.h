@@ -88,6 +88,10 @@ int meta_map(const struct meta *m, uint64_t guest_off, uint64_t len_bytes, struc
 int meta_map_for_writing(const struct meta *m, uint64_t guest_off, uint64_t len_bytes,
 			 struct disk_run *run, struct qcow2_error *err);
 
+/* Either by the tables that are in memory: -EAGAIN, without a sentence, where that isn't enough. */
+int meta_map_cached(const struct meta *m, uint64_t guest_off, uint64_t len_bytes, bool for_writing,
+		    struct disk_run *run);
+
 /*
  * Whether far fewer clusters take space on the host than are counted as used; disk_bytes is the
  * space that the image file takes. Reads refcounts, so ask once.

@@ -36,14 +36,17 @@ int file_error(const struct file *f, struct qcow2_error *err, int code, const ch
 	return code;
 }
 
-static int check_range(const struct file *f, const char *what, uint64_t off, uint64_t len,
-		       struct qcow2_error *err)
+bool file_range_fits(uint64_t off, uint64_t len)
 {
 	uint64_t end;
 
-	if (add_fits(off, len, &end) && end <= INT64_MAX)
-		return 0;
-	return file_error(f, err, -EFBIG, what, off, len);
+	return add_fits(off, len, &end) && end <= INT64_MAX;
+}
+
+static int check_range(const struct file *f, const char *what, uint64_t off, uint64_t len,
+		       struct qcow2_error *err)
+{
+	return file_range_fits(off, len) ? 0 : file_error(f, err, -EFBIG, what, off, len);
 }
 
 int file_check_change(const struct file *f, const char *what, uint64_t off, uint64_t len,
@@ -255,7 +258,7 @@ static int truncate_block(const struct file *f, uint64_t size, struct qcow2_erro
 static int file_truncate(void *self, uint64_t size, struct qcow2_error *err)
 {
 	struct file *f = self;
-	struct file_range range;
+	struct storage_range range;
 	int code = file_check_change(f, "truncate", size, 0, err);
 
 	if (code != 0)
@@ -279,8 +282,10 @@ static void file_close(void *self)
 	struct file *f = self;
 
 	/* the descriptor is gone whatever close says, and flush is what tells of lost writes */
-	if (f->fd >= 0)
+	if (f->fd >= 0) {
+		file_unlock(f);
 		close(f->fd);
+	}
 	pthread_cond_destroy(&f->changed);
 	pthread_mutex_destroy(&f->lock);
 	pthread_mutex_destroy(&f->lock_lock);
@@ -302,6 +307,11 @@ static const struct qcow2_storage_ops file_ops = {
 	.extent = file_extent,
 	.lock = file_lock,
 };
+
+struct file *file_of(struct qcow2_storage st)
+{
+	return st.ops == &file_ops ? st.self : NULL;
+}
 
 static int check_kind(const char *path, mode_t mode, struct qcow2_error *err)
 {

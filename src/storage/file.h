@@ -15,6 +15,7 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 
+#include "storage/ring.h"
 #include "storage/storage.h"
 
 /* What the file system turned out not to do. */
@@ -24,13 +25,6 @@
 #define FILE_NO_DISCARD 8u
 #define FILE_NO_SEEK_DATA 16u
 #define FILE_NO_BLKZEROOUT 32u
-
-/* Blocks that are being changed. Lives on the stack of the one who changes them. */
-struct file_range {
-	uint64_t start, end;
-	bool exclusive;
-	struct file_range *next;
-};
 
 struct file {
 	/* immutable after open */
@@ -47,7 +41,7 @@ struct file {
 	/* guarded by lock, which is never held during I/O */
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* a range was left, or a flush ended */
-	struct file_range *ranges;
+	struct storage_range *ranges;
 	uint64_t data_start, data_end; /* an extent known to be data */
 	uint64_t data_epoch;	       /* counts what may have made holes */
 	uint64_t flush_started, flush_done;
@@ -81,10 +75,20 @@ int file_flush(void *self, struct qcow2_error *err);
 /* Makes a change that isn't a write durable if every write is. */
 int file_write_through(struct file *f, struct qcow2_error *err);
 
+/* Can the kernel take the request past the page cache as it is? */
+bool file_is_aligned(const struct file *f, const struct iovec *iov, int iovcnt, uint64_t off);
+/* Does the range lie within what a file can hold? */
+bool file_range_fits(uint64_t off, uint64_t len);
+/* The file behind a store; NULL: it is of another kind. */
+struct file *file_of(struct qcow2_storage st);
+
 /* filedirect.c */
 int file_direct_init(struct file *f, struct qcow2_error *err);
-void file_enter(struct file *f, struct file_range *r, uint64_t start, uint64_t end, bool exclusive);
-void file_leave(struct file *f, struct file_range *r);
+void file_enter(struct file *f, struct storage_range *r, uint64_t start, uint64_t end,
+		bool exclusive);
+/* The same, not exclusive, unless that would mean to wait: false. */
+bool file_try_enter(struct file *f, struct storage_range *r, uint64_t start, uint64_t end);
+void file_leave(struct file *f, struct storage_range *r);
 int file_direct_preadv(struct file *f, const struct iovec *iov, int iovcnt, uint64_t total,
 		       uint64_t off);
 int file_direct_pwritev(struct file *f, const struct iovec *iov, int iovcnt, uint64_t total,
@@ -101,6 +105,11 @@ void file_forget_data(struct file *f);
 
 /* filelock.c */
 int file_lock(void *self, unsigned use, unsigned forbid, struct qcow2_error *err);
+/*
+ * Lets go of all locks, before the descriptor is closed: what else knows the open file (a child
+ * process, a ring that the kernel hasn't cleared away yet) would hold them a little longer.
+ */
+void file_unlock(struct file *f);
 
 /* fileholder.c */
 struct file_holder {

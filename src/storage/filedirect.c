@@ -46,33 +46,60 @@ int file_direct_init(struct file *f, struct qcow2_error *err)
 	return 0;
 }
 
-static bool in_the_way(const struct file *f, const struct file_range *r)
+static bool in_the_way(const struct file *f, const struct storage_range *r)
 {
-	for (const struct file_range *o = f->ranges; o; o = o->next) {
+	for (const struct storage_range *o = f->ranges; o; o = o->next) {
 		if ((r->exclusive || o->exclusive) && r->start < o->end && o->start < r->end)
 			return true;
 	}
 	return false;
 }
 
-void file_enter(struct file *f, struct file_range *r, uint64_t start, uint64_t end, bool exclusive)
+static void set_range(const struct file *f, struct storage_range *r, uint64_t start, uint64_t end,
+		      bool exclusive)
 {
-	if (!(f->flags & STORAGE_FILE_DIRECT))
-		return;
 	r->start = align_down(start, f->align);
 	r->end = end > INT64_MAX ? UINT64_MAX : align_up(end, f->align);
 	r->exclusive = exclusive;
+}
+
+static void add_range_locked(struct file *f, struct storage_range *r)
+{
+	r->next = f->ranges;
+	f->ranges = r;
+}
+
+void file_enter(struct file *f, struct storage_range *r, uint64_t start, uint64_t end,
+		bool exclusive)
+{
+	if (!(f->flags & STORAGE_FILE_DIRECT))
+		return;
+	set_range(f, r, start, end, exclusive);
 	pthread_mutex_lock(&f->lock);
 	while (in_the_way(f, r))
 		pthread_cond_wait(&f->changed, &f->lock);
-	r->next = f->ranges;
-	f->ranges = r;
+	add_range_locked(f, r);
 	pthread_mutex_unlock(&f->lock);
 }
 
-void file_leave(struct file *f, struct file_range *r)
+bool file_try_enter(struct file *f, struct storage_range *r, uint64_t start, uint64_t end)
 {
-	struct file_range **at = &f->ranges;
+	bool free;
+
+	if (!(f->flags & STORAGE_FILE_DIRECT))
+		return true;
+	set_range(f, r, start, end, false);
+	pthread_mutex_lock(&f->lock);
+	free = !in_the_way(f, r);
+	if (free)
+		add_range_locked(f, r);
+	pthread_mutex_unlock(&f->lock);
+	return free;
+}
+
+void file_leave(struct file *f, struct storage_range *r)
+{
+	struct storage_range **at = &f->ranges;
 
 	if (!(f->flags & STORAGE_FILE_DIRECT))
 		return;
@@ -84,9 +111,7 @@ void file_leave(struct file *f, struct file_range *r)
 	pthread_mutex_unlock(&f->lock);
 }
 
-/* Can the kernel take the request as it is? */
-static bool is_aligned_request(const struct file *f, const struct iovec *iov, int iovcnt,
-			       uint64_t off)
+bool file_is_aligned(const struct file *f, const struct iovec *iov, int iovcnt, uint64_t off)
 {
 	uint64_t bits = off;
 
@@ -121,7 +146,7 @@ int file_direct_preadv(struct file *f, const struct iovec *iov, int iovcnt, uint
 	struct iov_cursor c;
 	int code;
 
-	if (is_aligned_request(f, iov, iovcnt, off))
+	if (file_is_aligned(f, iov, iovcnt, off))
 		return file_read(f, iov, iovcnt, total, off);
 	iov_cursor_init(&c, iov, iovcnt);
 	code = get_bounce(f, start, end, &buf, &chunk);
@@ -162,7 +187,7 @@ static int merge(const struct file *f, uint8_t *buf, struct iov_cursor *c, uint6
  * else may change anything from here on, since the file gets cut again: *cut says so and *size
  * is its length.
  */
-static int enter_merge(struct file *f, struct file_range *r, uint64_t start, uint64_t end,
+static int enter_merge(struct file *f, struct storage_range *r, uint64_t start, uint64_t end,
 		       uint64_t *size, bool *cut)
 {
 	int code;
@@ -200,12 +225,12 @@ int file_direct_pwritev(struct file *f, const struct iovec *iov, int iovcnt, uin
 	uint64_t start = align_down(off, f->align), end = align_up(off + total, f->align);
 	cleanup_free uint8_t *buf = NULL;
 	uint64_t done = 0, chunk, size;
-	struct file_range range;
+	struct storage_range range;
 	struct iov_cursor c;
 	bool cut;
 	int code, cut_code;
 
-	if (is_aligned_request(f, iov, iovcnt, off)) {
+	if (file_is_aligned(f, iov, iovcnt, off)) {
 		file_enter(f, &range, start, end, false);
 		code = file_write(f, iov, iovcnt, total, off);
 		file_leave(f, &range);

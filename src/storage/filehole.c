@@ -141,7 +141,7 @@ static int zero_block(struct file *f, uint64_t off, uint64_t len, unsigned flags
 {
 	uint64_t end = off + len, size;
 	uint64_t first = align_up(off, f->align), last = align_down(end, f->align);
-	struct file_range range;
+	struct storage_range range;
 	int code = file_size(f, &size);
 
 	if (code == 0 && end > size)
@@ -163,7 +163,7 @@ static int zero_block(struct file *f, uint64_t off, uint64_t len, unsigned flags
 int file_zero(void *self, uint64_t off, uint64_t len, unsigned flags, struct qcow2_error *err)
 {
 	struct file *f = self;
-	struct file_range range;
+	struct storage_range range;
 	uint64_t size = 0;
 	int code = file_check_change(f, "zero", off, len, err);
 
@@ -191,7 +191,7 @@ int file_discard(void *self, uint64_t off, uint64_t len, struct qcow2_error *err
 {
 	struct file *f = self;
 	uint64_t first = align_up(off, f->align), last = align_down(off + len, f->align);
-	struct file_range range;
+	struct storage_range range;
 	int code = file_check_change(f, "discard", off, len, err);
 
 	if (code != 0)
@@ -215,7 +215,7 @@ int file_discard(void *self, uint64_t off, uint64_t len, struct qcow2_error *err
 int file_allocate(void *self, uint64_t off, uint64_t len, struct qcow2_error *err)
 {
 	struct file *f = self;
-	struct file_range range;
+	struct storage_range range;
 	uint64_t size = 0;
 	int code = file_check_change(f, "allocate", off, len, err);
 

@@ -70,6 +70,11 @@ static void release(const struct file *f, struct bits bits)
 	}
 }
 
+void file_unlock(struct file *f)
+{
+	release(f, (struct bits){f->lock_use, f->lock_forbid});
+}
+
 static int take_bit(const struct file *f, bool wanted, off_t byte, struct conflict *conflict)
 {
 	int code = wanted ? set_byte(f, F_RDLCK, byte) : 0;
