@@ -839,6 +839,8 @@ struct qcow2_check_finding {
 	    */
 #define QCOW2_REPAIR_ALL 2u
 
+#define QCOW2_UNDO_KEEP 1u /* the undo file stays, also where all went well */
+
 struct qcow2_check_options {
 	size_t struct_size;
 	unsigned flags;	    /* QCOW2_OPEN_FORCE_SHARE (without repair), _NO_LOCK, _DIRECT */
@@ -851,6 +853,13 @@ struct qcow2_check_options {
 	int (*finding)(void *opaque, const struct qcow2_check_finding *finding);
 	void *opaque;
 	struct qcow2_progress progress; /* of reading metadata; a repair reads them a second time */
+	/*
+	 * With a repair: a new file into which everything is saved before it is overwritten, made
+	 * with the first change. -EEXIST if it is there already, and then nothing is changed. NULL:
+	 * the repair can't be taken back.
+	 */
+	const char *undo_path;
+	unsigned undo_flags; /* QCOW2_UNDO_* */
 };
 #define QCOW2_CHECK_OPTIONS_INIT                                                                   \
 	{                                                                                          \
@@ -865,6 +874,7 @@ struct qcow2_check_result {
 	uint64_t image_end_off; /* behind the last cluster that is in use */
 	/* of the active disk; fragmented: doesn't follow the one before it in the file */
 	uint64_t total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+	bool undo_left; /* the undo file is there, for qcow2_check_undo */
 };
 
 /*
@@ -879,6 +889,10 @@ struct qcow2_check_result {
  * are so damaged that all must be written anew QCOW2_REPAIR_LEAKS changes nothing, and counts a
  * check error.
  *
+ * The undo file is durable before anything that it tells of is changed; a disk that is too full for
+ * it ends the repair (-ENOSPC) before damage. It is removed when the repair was completed and left
+ * nothing that it was asked to repair; else it stays (result->undo_left), also without _KEEP.
+ *
  * The lock is that of a reader, with repair that of a writer. -ENOTSUP for raw images, which have
  * no metadata (result->format tells), and for unknown features; -EINVAL for a header that can't be
  * worked with; -EAGAIN when the image is in use; -EIO. *result then holds what was found so far.
@@ -888,6 +902,17 @@ int qcow2_check(const char *path, const struct qcow2_check_options *options,
 /* The same on a store of the caller's, which stays the caller's. No lock is taken. */
 int qcow2_check_storage(struct qcow2_storage storage, const struct qcow2_check_options *options,
 			struct qcow2_check_result *result, struct qcow2_error *err);
+
+/*
+ * Takes a repair back, also one that was cut off: the image at path is what it was, byte for byte
+ * and with its size, and the undo file is removed unless undo_flags has QCOW2_UNDO_KEEP. Cut off at
+ * any point it can be called again. flags: QCOW2_OPEN_NO_LOCK, _DIRECT; the lock is that of a
+ * writer. -EINVAL, and nothing is changed: undo_path is no undo file, or one of another image, or
+ * the image was changed since it was completed. -EIO: the undo file is damaged, or the image can't
+ * be written. -EAGAIN: the image is in use.
+ */
+int qcow2_check_undo(const char *path, const char *undo_path, unsigned flags, unsigned undo_flags,
+		     struct qcow2_error *err);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "check_lines.h"
 #include "cli/diag.h"
@@ -22,8 +23,9 @@ enum { CHECK_CLEAN, CHECK_INCOMPLETE, CHECK_CORRUPT, CHECK_LEAKS, CHECK_UNSUPPOR
 struct check_args {
 	const char *format;
 	const char *filename;
+	const char *undo, *undo_apply;
 	int repair, output;
-	bool force_share, quiet, progress;
+	bool force_share, quiet, progress, no_undo, keep_undo;
 };
 
 static const char *const repairs[] = {"leaks", "all", NULL};
@@ -39,6 +41,14 @@ static const struct cli_option check_options[] = {
 	 "check even while another program writes", NULL},
 	{'p', "progress", CLI_FLAG, offsetof(struct check_args, progress), NULL,
 	 "show the progress in percent", NULL},
+	{0, "undo", CLI_STRING, offsetof(struct check_args, undo), "FILE",
+	 "where to save what is overwritten (IMAGE.undo)", NULL},
+	{0, "no-undo", CLI_FLAG, offsetof(struct check_args, no_undo), NULL,
+	 "repair without an undo file", NULL},
+	{0, "keep-undo", CLI_FLAG, offsetof(struct check_args, keep_undo), NULL,
+	 "leave the undo file where all went well too", NULL},
+	{0, "undo-apply", CLI_STRING, offsetof(struct check_args, undo_apply), "FILE",
+	 "take a repair back, of IMAGE if FILE is IMAGE.undo", NULL},
 	{'q', "quiet", CLI_FLAG, offsetof(struct check_args, quiet), NULL,
 	 "say nothing but findings and errors", NULL},
 	CLI_END,
@@ -46,12 +56,15 @@ static const struct cli_option check_options[] = {
 
 const struct cli_command check_command = {
 	.name = "check",
-	.operands = "FILE",
+	.operands = "[FILE]",
 	.summary = "Examines an image and repairs it.",
 	.options = check_options,
-	.notes = "\nA repair that is cut off can be run again.\n"
-		 "Exit code: 0 sound, 1 couldn't be checked, 2 corrupt, 3 leaks only,\n"
-		 "63 a format without a check.",
+	.notes =
+		"\nThe undo file goes away when nothing is left to repair; block devices have one\n"
+		"only if it is named. A repair that was cut off can be taken back, or run again\n"
+		"once that file is removed.\n"
+		"Exit code: 0 sound, 1 couldn't be checked, 2 corrupt, 3 leaks only,\n"
+		"63 a format without a check.",
 	.failure_status = CHECK_INCOMPLETE,
 };
 
@@ -150,6 +163,65 @@ static int failed(const struct qcow2_check_result *r, int rc, const struct qcow2
 	return CHECK_INCOMPLETE;
 }
 
+/* ---- undo files ---- */
+
+#define UNDO_SUFFIX ".undo"
+
+/* The name beside the image, which is the caller's; NULL: there is to be none. */
+static char *undo_path_of(const struct check_args *args)
+{
+	size_t size = strlen(args->filename) + sizeof(UNDO_SUFFIX);
+	struct stat sb;
+	char *path;
+
+	/* qemu-img leaves no files beside an image. */
+	if (args->repair < 0 || args->no_undo || args->undo || strcmp(cli_program(), "qcow2") != 0)
+		return NULL;
+	if (stat(args->filename, &sb) != 0 || !S_ISREG(sb.st_mode))
+		return NULL;
+	path = malloc(size);
+	if (path)
+		snprintf(path, size, "%s" UNDO_SUFFIX, args->filename);
+	return path;
+}
+
+static void tell_undo(const struct check_args *args, const struct qcow2_check_options *options,
+		      const struct qcow2_check_result *r)
+{
+	if (r->undo_left && !args->quiet)
+		cli_warn("\"%s\" has what the repair has overwritten; --undo-apply brings it back",
+			 options->undo_path);
+}
+
+static int apply_undo(const struct check_args *args)
+{
+	struct qcow2_error err = {0};
+	size_t len = strlen(args->undo_apply), tail = sizeof(UNDO_SUFFIX) - 1;
+	char *path = NULL;
+	int rc;
+
+	if (!args->filename) {
+		if (len <= tail || strcmp(args->undo_apply + len - tail, UNDO_SUFFIX) != 0)
+			return cli_usage("check", "which image? \"%s\" doesn't end in " UNDO_SUFFIX,
+					 args->undo_apply);
+		path = strndup(args->undo_apply, len - tail);
+		if (!path)
+			return cli_error("out of memory");
+	}
+	rc = qcow2_check_undo(path ? path : args->filename, args->undo_apply, 0,
+			      args->keep_undo ? QCOW2_UNDO_KEEP : 0, &err);
+	free(path);
+	if (rc < 0) {
+		tool_explain(&err, NULL);
+		return CHECK_INCOMPLETE;
+	}
+	if (!args->quiet)
+		puts("The image is what it was before the repair.");
+	return CHECK_CLEAN;
+}
+
+/* ---- the verb ---- */
+
 static int check(const struct check_args *args)
 {
 	struct qcow2_check_options options = QCOW2_CHECK_OPTIONS_INIT;
@@ -157,6 +229,7 @@ static int check(const struct check_args *args)
 	struct qcow2_error err = {0};
 	struct cli_progress shown;
 	struct check_lines lines = {.progress = &shown};
+	char *undo_path = undo_path_of(args);
 	int rc;
 
 	options.flags = args->force_share ? QCOW2_OPEN_FORCE_SHARE : 0;
@@ -167,8 +240,12 @@ static int check(const struct check_args *args)
 	options.progress.tick = cli_progress_tick;
 	options.progress.opaque = &shown;
 	cli_progress_begin(&shown, args->progress, args->quiet);
+	options.undo_path = args->undo ? args->undo : undo_path;
+	options.undo_flags = args->keep_undo ? QCOW2_UNDO_KEEP : 0;
 	rc = qcow2_check(args->filename, &options, &result, &err);
 	cli_progress_end(&shown, rc == 0);
+	tell_undo(args, &options, &result);
+	free(undo_path);
 	if (rc < 0)
 		return failed(&result, rc, &err, args);
 	if (lines.needs_rebuild) {
@@ -192,10 +269,15 @@ int verb_check(int argc, char **argv)
 
 	if (first < 0)
 		return status;
-	if (argc - first != 1)
+	args.filename = first < argc ? argv[first] : NULL;
+	if (argc - first > 1 || (argc == first && !args.undo_apply))
 		return cli_usage("check", "expecting one image file");
+	if (args.undo_apply && (args.repair >= 0 || args.undo))
+		return cli_usage("check",
+				 "--undo-apply takes a repair back, and does nothing else");
+	if ((args.undo || args.keep_undo) && args.no_undo)
+		return cli_usage("check", "an undo file and --no-undo contradict each other");
 	if (!tool_known_format(args.format))
 		return CHECK_INCOMPLETE;
-	args.filename = argv[first];
-	return check(&args);
+	return args.undo_apply ? apply_undo(&args) : check(&args);
 }

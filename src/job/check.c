@@ -126,17 +126,14 @@ static void fill(struct qcow2_check_result *result, const struct check_result *r
 	result->compressed_clusters = r->compressed_clusters;
 }
 
-static int run(struct qcow2_storage store, const struct qcow2_check_options *o,
-	       struct qcow2_check_result *result, struct qcow2_error *err)
+static int examine(struct qcow2_storage store, const struct qcow2_check_options *o,
+		   struct qcow2_check_result *result, struct qcow2_error *err)
 {
 	struct check c = {.options = o};
 	struct check_options options = {.report = report, .tick = tick, .opaque = &c};
 	struct check_result r;
 	int ret;
 
-	if (strcmp(result->format, "qcow2") != 0)
-		return error_set(err, -ENOTSUP, "%s images have nothing that could be checked",
-				 result->format);
 	if (o->repair == QCOW2_REPAIR_LEAKS)
 		options.repair = CHECK_REPAIR_LEAKS;
 	else if (o->repair == QCOW2_REPAIR_ALL)
@@ -152,6 +149,43 @@ static int run(struct qcow2_storage store, const struct qcow2_check_options *o,
 	return ret;
 }
 
+/* Was everything repaired that was to be? */
+static bool is_mended(const struct qcow2_check_options *o, const struct qcow2_check_result *r)
+{
+	return r->check_errors == 0 && r->leaks == 0 &&
+	       (o->repair == QCOW2_REPAIR_LEAKS || r->corruptions == 0);
+}
+
+/* The same with an undo file. */
+static int examine_undoably(struct qcow2_storage store, const struct qcow2_check_options *o,
+			    struct qcow2_check_result *result, struct qcow2_error *err)
+{
+	struct qcow2_storage undo;
+	bool remove;
+	int ret = storage_undo_new(&undo, store, o->undo_path, err);
+
+	if (ret < 0)
+		return ret;
+	ret = examine(undo, o, result, err);
+	remove = ret == 0 && is_mended(o, result) && !(o->undo_flags & QCOW2_UNDO_KEEP);
+	if (ret == 0)
+		ret = remove ? storage_undo_remove(undo, err) : storage_undo_finish(undo, err);
+	result->undo_left = storage_undo_is_there(undo) && !(remove && ret == 0);
+	storage_close(&undo);
+	return ret;
+}
+
+static int run(struct qcow2_storage store, const struct qcow2_check_options *o,
+	       struct qcow2_check_result *result, struct qcow2_error *err)
+{
+	if (strcmp(result->format, "qcow2") != 0)
+		return error_set(err, -ENOTSUP, "%s images have nothing that could be checked",
+				 result->format);
+	if (o->repair && o->undo_path)
+		return examine_undoably(store, o, result, err);
+	return examine(store, o, result, err);
+}
+
 static int take_options(struct qcow2_check_options *o, const struct qcow2_check_options *given,
 			struct qcow2_check_result *result, struct qcow2_error *err)
 {
@@ -162,6 +196,8 @@ static int take_options(struct qcow2_check_options *o, const struct qcow2_check_
 		return ret;
 	if (o->flags & ~CHECK_FLAGS)
 		return error_set(err, -EINVAL, "unknown check flags 0x%x", o->flags & ~CHECK_FLAGS);
+	if (o->undo_flags & ~QCOW2_UNDO_KEEP)
+		return error_set(err, -EINVAL, "unknown undo flags 0x%x", o->undo_flags);
 	if (o->repair > QCOW2_REPAIR_ALL)
 		return error_set(err, -EINVAL, "unknown way of repair %u", o->repair);
 	if (o->repair && (o->flags & QCOW2_OPEN_FORCE_SHARE))
@@ -205,4 +241,42 @@ int qcow2_check_storage(struct qcow2_storage storage, const struct qcow2_check_o
 		ret = image_settle_format(storage, o.format, &result->format, QCOW2_OPEN_NO_LOCK,
 					  err);
 	return ret == 0 ? run(storage, &o, result, err) : ret;
+}
+
+/* ---- taking a repair back ------------------------------------------------------------------ */
+
+static int undo(struct qcow2_storage store, const char *undo_path, unsigned undo_flags,
+		struct qcow2_error *err)
+{
+	struct qcow2_storage file = {0};
+	int ret = storage_file_open(&file, undo_path, STORAGE_FILE_WRITE, err);
+
+	if (ret == 0)
+		ret = storage_undo_apply(store, file, err);
+	if (ret == 0 && !(undo_flags & QCOW2_UNDO_KEEP))
+		ret = storage_file_remove(file, undo_path, err);
+	storage_close(&file);
+	return ret;
+}
+
+int qcow2_check_undo(const char *path, const char *undo_path, unsigned flags, unsigned undo_flags,
+		     struct qcow2_error *err)
+{
+	struct qcow2_storage store = {0};
+	int ret;
+
+	if ((flags & ~(CHECK_FLAGS & ~QCOW2_OPEN_FORCE_SHARE)) || (undo_flags & ~QCOW2_UNDO_KEEP))
+		return error_set(err, -EINVAL, "unknown flags 0x%x, 0x%x", flags, undo_flags);
+	flags |= QCOW2_OPEN_WRITE;
+	ret = storage_file_open(&store, path, image_storage_flags(flags), err);
+	/* Whatever the repair has made of it: it was a qcow2 image. */
+	if (ret == 0)
+		ret = image_take_lock(store, "qcow2", flags, err);
+	if (ret == 0) {
+		ret = undo(store, undo_path, undo_flags, err);
+		if (ret < 0)
+			error_prefix(err, "can't bring \"%s\" back with \"%s\"", path, undo_path);
+	}
+	storage_close(&store);
+	return ret;
 }

@@ -9,6 +9,8 @@
 #ifndef STORAGE_STORAGE_H
 #define STORAGE_STORAGE_H
 
+#include <stdbool.h>
+
 #include "base/error.h"
 #include "qcow2.h"
 
@@ -81,6 +83,9 @@ int storage_file_stat(struct qcow2_storage st, struct storage_file_stat *out,
  */
 int storage_file_remove(struct qcow2_storage st, const char *path, struct qcow2_error *err);
 
+/* Makes the name of a file that was just created durable. */
+int storage_file_settle(const char *path, struct qcow2_error *err);
+
 /* Copies inside the kernel (copy_file_range, reflinks where the file system can) between two file
  * stores; *copied may be less than len_bytes. -ENOTSUP when that can't be done. */
 int storage_file_copy(struct qcow2_storage from, uint64_t from_off, struct qcow2_storage to,
@@ -91,6 +96,33 @@ int storage_file_copy(struct qcow2_storage from, uint64_t from_off, struct qcow2
 
 /* A growable store of zeros, sparse inside: it costs memory only where something was written. */
 int storage_mem_new(struct qcow2_storage *st, uint64_t size_bytes, struct qcow2_error *err);
+
+/* ---- undo (undo.c, undolog.c) ---- */
+
+/*
+ * A store on lower, which is borrowed, that saves what it overwrites to a new file at path first:
+ * made with the first change, -EEXIST then if there is one. Between a write and the next flush one
+ * thread may use it; else any number may read.
+ */
+int storage_undo_new(struct qcow2_storage *st, struct qcow2_storage lower, const char *path,
+		     struct qcow2_error *err);
+/* The same with an empty store for the undo file, which is owned. */
+int storage_undo_new_on(struct qcow2_storage *st, struct qcow2_storage lower,
+			struct qcow2_storage file, struct qcow2_error *err);
+/* Was there a change, so that there is a file? */
+bool storage_undo_is_there(struct qcow2_storage st);
+/* All is done and durable: notes in the file what the store is now. */
+int storage_undo_finish(struct qcow2_storage st, struct qcow2_error *err);
+/* Removes the file, if there is one. */
+int storage_undo_remove(struct qcow2_storage st, struct qcow2_error *err);
+
+/*
+ * Brings store back to what it was before the undo file was begun: every byte, and its size. Cut
+ * off at any point it can be run again. -EINVAL, and nothing is changed, if the file isn't an undo
+ * file of that store, or the store was changed since; -EIO if the file is damaged.
+ */
+int storage_undo_apply(struct qcow2_storage store, struct qcow2_storage file,
+		       struct qcow2_error *err);
 
 /* ---- for tests (record.c, fault.c); they own the store below ---- */
 

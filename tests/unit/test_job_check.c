@@ -2,6 +2,8 @@
 /* qcow2_check and qcow2_check_storage: findings, phases, progress, refusals. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "check_forge.h"
 
@@ -153,6 +155,40 @@ static void what_makes_no_sense_is_refused(void **state)
 	forge_free(&f);
 }
 
+static void an_undo_file_takes_it_back(void **state)
+{
+	struct qcow2_check_options options = QCOW2_CHECK_OPTIONS_INIT;
+	char path[] = "/tmp/undo-XXXXXX";
+	struct qcow2_storage file;
+	struct qcow2_check_result r;
+	struct forge f;
+
+	(void)state;
+	close(mkstemp(path));
+	forge_new(&f, 4);
+	forge_set_count(&f, FORGE_PACKED, 1);
+	options.repair = QCOW2_REPAIR_ALL;
+	options.undo_path = path;
+	assert_int_equal(qcow2_check_storage(f.st, &options, &r, &f.err), -EEXIST);
+	assert_false(r.undo_left);
+	assert_int_equal(forge_count(&f, FORGE_PACKED), 1);
+	unlink(path);
+	options.undo_flags = QCOW2_UNDO_KEEP;
+	assert_int_equal(qcow2_check_storage(f.st, &options, &r, &f.err), 0);
+	assert_true(r.undo_left);
+	assert_int_equal(forge_count(&f, FORGE_PACKED), 2);
+	assert_int_equal(storage_file_open(&file, path, STORAGE_FILE_WRITE, NULL), 0);
+	assert_int_equal(storage_undo_apply(f.st, file, &f.err), 0);
+	assert_int_equal(forge_count(&f, FORGE_PACKED), 1);
+	storage_close(&file);
+	assert_int_equal(qcow2_check_undo("/nonexistent/image", path, 0, 0, &f.err), -ENOENT);
+	assert_int_equal(qcow2_check_undo("/nonexistent/image", path, 0, 2, &f.err), -EINVAL);
+	options.undo_flags = 2;
+	assert_int_equal(qcow2_check_storage(f.st, &options, &r, &f.err), -EINVAL);
+	unlink(path);
+	forge_free(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -161,6 +197,7 @@ int main(void)
 		cmocka_unit_test(what_a_repair_leaves_is_told_again),
 		cmocka_unit_test(the_caller_can_end_it),
 		cmocka_unit_test(what_makes_no_sense_is_refused),
+		cmocka_unit_test(an_undo_file_takes_it_back),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
