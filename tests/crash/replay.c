@@ -116,13 +116,12 @@ static int audit_state(struct replay *p, const char *when, bool *dirty)
 
 static int read_state(struct replay *p, struct qcow2_image *image)
 {
-	struct qcow2_error err = {0};
 	uint64_t size = qcow2_size(image);
 
 	if (size > p->x.max_size)
 		return complain("the disk has 0x%" PRIx64 " bytes", size);
-	if (qcow2_pread(image, p->disk, size, 0, &err) < 0)
-		return complain("reading after the crash: %s", err.message);
+	if (expected_read(p->w, image, p->disk) < 0)
+		return -1;
 	return expected_check(&p->x, p->disk, size, "after the crash");
 }
 
@@ -365,7 +364,7 @@ static int rewind_and_replay(struct replay *p, unsigned samples)
 
 	p->pending = calloc(n, sizeof(*p->pending));
 	p->keep = calloc(n, 1);
-	p->disk = malloc(p->w->max_size + 1);
+	p->disk = malloc(p->w->total + 1);
 	assert(p->pending && p->keep && p->disk);
 	ret = replay(p, samples);
 	release_replay(p);
@@ -388,7 +387,7 @@ static int record_and_replay(const struct workload *load, struct world *w,
 	flat_copy(&file_before, &w->file);
 	flat_copy(&data_before, &w->data);
 	w->file.tape = w->data.tape = p.tape = &tape;
-	expected_init(&p.x, &h, w->bytes, w->size, w->max_size);
+	expected_init(&p.x, &h, w, w->bytes, w->size);
 	ret = record(load, w, &h, o->seed);
 	w->file.tape = w->data.tape = NULL;
 	flat_copy(&w->file, &file_before);

@@ -14,16 +14,17 @@
 
 #define SECTOR 512u
 
-void expected_init(struct expected *x, const struct history *h, const uint8_t *bytes, uint64_t size,
-		   uint64_t max_size)
+void expected_init(struct expected *x, const struct history *h, const struct world *w,
+		   const uint8_t *bytes, uint64_t size)
 {
-	*x = (struct expected){.h = h, .max_size = max_size, .durable_size = size};
-	x->latest = malloc(max_size + 1);
-	x->durable = malloc(max_size + 1);
-	x->vague = calloc(1, max_size + 1);
+	*x = (struct expected){
+		.h = h, .max_size = w->max_size, .total = w->total, .durable_size = size};
+	x->latest = malloc(x->total + 1);
+	x->durable = malloc(x->total + 1);
+	x->vague = calloc(1, x->total + 1);
 	assert(x->latest && x->durable && x->vague);
-	memcpy(x->latest, bytes, max_size);
-	memcpy(x->durable, bytes, max_size);
+	memcpy(x->latest, bytes, x->total);
+	memcpy(x->durable, bytes, x->total);
 }
 
 void expected_release(struct expected *x)
@@ -36,14 +37,14 @@ void expected_release(struct expected *x)
 }
 
 /* The range of the disk that an event changes; zeros unless it has bytes. */
-static void extent_of(const struct event *e, uint64_t max_size, uint64_t *off, uint64_t *len)
+static void extent_of(const struct expected *x, const struct event *e, uint64_t *off, uint64_t *len)
 {
 	*off = e->kind == EVENT_SIZE ? e->size : e->guest_off;
-	*len = e->kind == EVENT_SIZE ? max_size - e->size : e->len;
+	*len = e->kind == EVENT_SIZE ? x->max_size - e->size : e->len;
 	if (e->kind == EVENT_FLUSH)
 		*len = 0;
 	if (e->kind == EVENT_WHOLE)
-		*len = max_size;
+		*len = x->total;
 }
 
 static bool changes_size(const struct event *e)
@@ -51,11 +52,11 @@ static bool changes_size(const struct event *e)
 	return e->kind == EVENT_SIZE || e->kind == EVENT_WHOLE;
 }
 
-static void apply(const struct event *e, uint8_t *disk, uint64_t max_size)
+static void apply(const struct expected *x, const struct event *e, uint8_t *disk)
 {
 	uint64_t off, len;
 
-	extent_of(e, max_size, &off, &len);
+	extent_of(x, e, &off, &len);
 	if (len == 0)
 		return;
 	if (e->bytes)
@@ -77,16 +78,16 @@ static void make_durable(struct expected *x, size_t flush)
 		if (x->settled[i] || e->ended > x->h->events[flush].began)
 			continue;
 		x->settled[i] = true;
-		extent_of(e, x->max_size, &off, &len);
+		extent_of(x, e, &off, &len);
 		if (len > 0)
 			memset(x->vague + off, e->failed, len);
 		if (e->loose && !e->failed)
-			memcpy(x->vague, e->loose, x->max_size);
+			memcpy(x->vague, e->loose, x->total);
 		if (changes_size(e))
 			x->vague_size = e->failed;
 		if (e->failed)
 			continue;
-		apply(e, x->durable, x->max_size);
+		apply(x, e, x->durable);
 		if (changes_size(e))
 			x->durable_size = e->size;
 	}
@@ -102,7 +103,7 @@ void expected_advance(struct expected *x, size_t cut)
 		x->settled = calloc(x->h->count + 1, 1);
 	assert(x->settled);
 	while (limit < x->h->count && x->h->events[limit].start < cut) {
-		apply(&x->h->events[limit++], x->latest, x->max_size);
+		apply(x, &x->h->events[limit++], x->latest);
 		x->version++;
 	}
 	x->next = limit;
@@ -127,7 +128,7 @@ static bool may_be(const struct expected *x, uint64_t at, uint8_t byte)
 
 		if (x->settled[i] && !x->vague[at])
 			continue;
-		extent_of(e, x->max_size, &off, &len);
+		extent_of(x, e, &off, &len);
 		if (at >= off && at - off < len && (e->bytes ? e->bytes[at - off] : 0) == byte)
 			return true;
 	}
@@ -141,7 +142,7 @@ static void tell_events(const struct expected *x, uint64_t at)
 		const struct event *e = &x->h->events[i];
 		uint64_t off, len;
 
-		extent_of(e, x->max_size, &off, &len);
+		extent_of(x, e, &off, &len);
 		if (e->kind == EVENT_FLUSH)
 			complain("    event %zu, tape %zu to %zu: flush%s", i, e->start, e->end,
 				 e->failed ? ", failed" : "");
@@ -183,29 +184,31 @@ static const struct event *only_whole(const struct expected *x)
 	return whole;
 }
 
-/* All of the one disk, or all of the other. */
+static bool is_same(const struct expected *x, const uint8_t *a, const uint8_t *b, uint64_t size)
+{
+	return memcmp(a, b, size) == 0 &&
+	       memcmp(a + x->max_size, b + x->max_size, x->total - x->max_size) == 0;
+}
+
+/* All of the one disk and its VM state, or all of the other. */
 static int check_whole(const struct expected *x, const struct event *e, const uint8_t *found,
 		       uint64_t size, const char *when)
 {
-	if (size == x->durable_size && memcmp(found, x->durable, size) == 0)
+	if (size == x->durable_size && is_same(x, found, x->durable, size))
 		return 0;
-	if (size == e->size && memcmp(found, e->bytes, size) == 0)
+	if (size == e->size && is_same(x, found, e->bytes, size))
 		return 0;
 	return complain("%s: a disk of 0x%" PRIx64 " bytes that is neither that before nor that "
 			"after going back to a snapshot",
 			when, size);
 }
 
-int expected_check(const struct expected *x, const uint8_t *found, uint64_t size, const char *when)
+/* Bytes [at, end) of the reference. */
+static int check_range(const struct expected *x, const uint8_t *found, uint64_t at, uint64_t end,
+		       const char *when)
 {
-	const struct event *whole = only_whole(x);
-
-	if (whole)
-		return check_whole(x, whole, found, size, when);
-	if (check_size(x, size, when) < 0)
-		return -1;
-	for (uint64_t at = 0; at < size; at += SECTOR) {
-		uint64_t len = min_u64(SECTOR, size - at);
+	for (; at < end; at += SECTOR) {
+		uint64_t len = min_u64(SECTOR, end - at);
 
 		if (memcmp(found + at, x->latest + at, len) == 0 ||
 		    memcmp(found + at, x->durable + at, len) == 0)
@@ -221,4 +224,26 @@ int expected_check(const struct expected *x, const uint8_t *found, uint64_t size
 		}
 	}
 	return 0;
+}
+
+int expected_check(const struct expected *x, const uint8_t *found, uint64_t size, const char *when)
+{
+	const struct event *whole = only_whole(x);
+
+	if (whole)
+		return check_whole(x, whole, found, size, when);
+	if (check_size(x, size, when) < 0 || check_range(x, found, 0, size, when) < 0)
+		return -1;
+	return check_range(x, found, x->max_size, x->total, when);
+}
+
+int expected_read(struct world *w, struct qcow2_image *image, uint8_t *found)
+{
+	struct qcow2_error err = {0};
+	uint64_t size = min_u64(qcow2_size(image), w->max_size);
+	int ret = qcow2_pread(image, found, size, 0, &err);
+
+	if (ret == 0)
+		ret = world_state_read(w, image, found + w->max_size, 0, w->state_size, &err);
+	return ret == 0 ? 0 : complain("reading: %s", err.message);
 }

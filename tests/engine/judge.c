@@ -45,11 +45,31 @@ static int compare(struct qcow2_image *image, const uint8_t *bytes, uint64_t siz
 	return ret;
 }
 
+static int compare_state(struct world *w, struct qcow2_image *image, const char *when)
+{
+	struct qcow2_error err = {0};
+	uint8_t *buf = malloc(w->state_size + 1);
+	int ret = world_state_read(w, image, buf, 0, w->state_size, &err);
+
+	if (ret < 0)
+		complain("%s: %s", when, err.message);
+	for (uint64_t i = 0; ret == 0 && i < w->state_size; i++) {
+		if (buf[i] != w->bytes[w->max_size + i])
+			ret = complain("%s: 0x%02x instead of 0x%02x at 0x%" PRIx64
+				       " of the VM state",
+				       when, buf[i], w->bytes[w->max_size + i], i);
+	}
+	free(buf);
+	return ret;
+}
+
 int world_compare(struct world *w, struct qcow2_image *image, const char *when)
 {
 	if (qcow2_size(image) != w->size)
 		return complain("%s: the disk has %" PRIu64 " bytes, not %" PRIu64, when,
 				qcow2_size(image), w->size);
+	if (compare_state(w, image, when) < 0)
+		return -1;
 	return compare(image, w->bytes, w->size, when);
 }
 

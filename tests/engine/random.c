@@ -90,6 +90,17 @@ static int keep_snapshots(struct run *r)
 	return rnd_below(&r->rng, 2) ? run_go_back(r, idx) : run_forget(r, idx);
 }
 
+static int touch_state(struct run *r)
+{
+	uint64_t size = r->w->state_size, off, len;
+
+	if (size == 0)
+		return run_flush(r);
+	off = rnd_below(&r->rng, size);
+	len = min_u64(rnd_below(&r->rng, 6000 >> rnd_below(&r->rng, 5)) + 1, size - off);
+	return rnd_below(&r->rng, 3) ? run_write_state(r, off, len) : run_read_state(r, off, len);
+}
+
 int random_step(struct run *r)
 {
 	unsigned kind = (unsigned)rnd_below(&r->rng, 1000);
@@ -109,7 +120,7 @@ int random_step(struct run *r)
 	if (kind < 940)
 		return write_compressed(r, off, len);
 	if (kind < 970)
-		return run_flush(r);
+		return kind % 2 ? run_flush(r) : touch_state(r);
 	if (kind < 980)
 		return keep_snapshots(r);
 	return kind < 990 ? resize(r) : reopen(r);

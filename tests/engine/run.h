@@ -13,7 +13,7 @@ enum event_kind { EVENT_CHANGE, EVENT_FLUSH, EVENT_SIZE, EVENT_WHOLE };
 
 struct event {
 	enum event_kind kind;
-	uint64_t guest_off, len; /* of a change */
+	uint64_t guest_off, len; /* of a change; VM state lies at max_size of the world */
 	uint8_t *bytes;		 /* NULL: zeros */
 	const uint8_t *loose;	 /* of WHOLE: what of them isn't known; or NULL */
 	uint64_t size;		 /* of the disk, for SIZE and WHOLE (the disk became another) */
@@ -78,7 +78,13 @@ int run_flush(struct run *r);
 int run_resize(struct run *r, uint64_t size);
 /* Reads and compares. */
 int run_read(struct run *r, uint64_t off, uint64_t len);
-/* Snapshots, with a history only. The disk is flushed by each. */
+/* The same with VM state, of which the world has state_size bytes. */
+int run_write_state(struct run *r, uint64_t off, uint64_t len);
+int run_read_state(struct run *r, uint64_t off, uint64_t len);
+/*
+ * Snapshots, with a history only. The disk is flushed by each. Every second one takes the VM state
+ * over.
+ */
 int run_take(struct run *r);
 /* idx: of the history's shots; nothing happens if that one is gone. */
 int run_go_back(struct run *r, size_t idx);
@@ -108,7 +114,7 @@ struct expected {
 	size_t next;	   /* the first event that hasn't begun */
 	bool *settled;	   /* of each event: a flush came after it; made by the first advance */
 	size_t first_open; /* all events before that are settled */
-	uint64_t max_size; /* of the arrays */
+	uint64_t max_size, total; /* of the disk, and of the arrays: as in the world */
 	uint8_t *latest, *durable;
 	uint8_t *vague; /* 1: the last to change this byte before the flush failed */
 	uint64_t durable_size;
@@ -117,12 +123,14 @@ struct expected {
 };
 
 /* bytes, size: of the disk before the first event. */
-void expected_init(struct expected *x, const struct history *h, const uint8_t *bytes, uint64_t size,
-		   uint64_t max_size);
+void expected_init(struct expected *x, const struct history *h, const struct world *w,
+		   const uint8_t *bytes, uint64_t size);
 void expected_release(struct expected *x);
 /* To the crash after the first cut entries of the tape. */
 void expected_advance(struct expected *x, size_t cut);
-/* The disk that was found. Complains and gives -1 if that can't be. */
+/* Reads disk and VM state of the open image, to found as the reference has them. */
+int expected_read(struct world *w, struct qcow2_image *image, uint8_t *found);
+/* What was found. Complains and gives -1 if that can't be. */
 int expected_check(const struct expected *x, const uint8_t *found, uint64_t size, const char *when);
 
 #endif

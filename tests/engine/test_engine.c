@@ -166,11 +166,12 @@ static void setup_history(struct history *h, struct event *events)
 
 static int judge(const struct history *h, size_t cut, const uint8_t *disk, uint64_t size)
 {
+	const struct world w = {.max_size = DISK, .total = DISK};
 	static uint8_t before[DISK];
 	struct expected x;
 	int ret;
 
-	expected_init(&x, h, before, DISK, DISK);
+	expected_init(&x, h, &w, before, DISK);
 	for (size_t i = 0; i <= cut; i++)
 		expected_advance(&x, i);
 	ret = expected_check(&x, disk, size, "(expected)");

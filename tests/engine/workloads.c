@@ -224,6 +224,60 @@ static int keep_sizes(struct run *r)
 	return ret == 0 ? run_forget(r, 1) : ret;
 }
 
+static int write_states(struct run *r, unsigned n)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < n; i++) {
+		uint64_t off = rnd_below(&r->rng, r->w->state_size - 3000);
+
+		ret = run_write_state(r, off, rnd_below(&r->rng, 3000) + 1);
+	}
+	return ret;
+}
+
+/* VM state, with the disk and its snapshots. */
+static int keep_states(struct run *r)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < 3; i++) {
+		ret = write_states(r, 2);
+		if (ret == 0)
+			ret = scatter(r, 1, 3000, i % 2 + 1);
+		if (ret == 0)
+			ret = run_take(r);
+		if (ret == 0)
+			ret = write_states(r, 1);
+		if (ret == 0 && i % 2)
+			ret = run_go_back(r, i / 2);
+		if (ret == 0 && i > 1)
+			ret = run_forget(r, i - 2);
+	}
+	return ret == 0 ? run_read_state(r, 0, r->w->state_size) : ret;
+}
+
+/* It is in the way of the disk, or its place is another. */
+static int resize_over_states(struct run *r)
+{
+	static const unsigned percent[] = {170, 60, 65, 180, 100};
+	uint64_t start = r->w->size;
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < ARRAY_LEN(percent); i++) {
+		ret = write_states(r, 2);
+		if (ret == 0 && i % 2 == 0)
+			ret = run_flush(r);
+		if (ret == 0 && i == 2)
+			ret = run_take(r);
+		if (ret == 0)
+			ret = run_resize(r, align_down(start / 100 * percent[i], 512));
+		if (ret == 0)
+			ret = run_read(r, 0, r->w->size);
+	}
+	return ret == 0 ? run_go_back(r, 0) : ret;
+}
+
 static int anything(struct run *r)
 {
 	int ret = 0;
@@ -389,6 +443,12 @@ const struct workload workloads[] = {
 	{IMAGE("snapshots-subclusters", 3, 14, 16, 200 * K, .extended = true, OVER_RAW),
 	 .run = keep_snapshots, .samples = 1},
 	{IMAGE("snapshots-resize", 3, 9, 16, 60 * K, .filled = true), .run = keep_sizes,
+	 .samples = 1},
+	{IMAGE("state-512", 3, 9, 16, 40 * K, .filled = true), .run = keep_states, .samples = 1},
+	{IMAGE("state-v2", 2, 12, 16, 60 * K, .filled = true), .run = keep_states, .samples = 1},
+	{IMAGE("state-subclusters", 3, 14, 16, 60 * K, .extended = true), .run = keep_states,
+	 .samples = 1},
+	{IMAGE("state-resize", 3, 9, 16, 60 * K, .filled = true), .run = resize_over_states,
 	 .samples = 1},
 	{IMAGE("any-512", 3, 9, 16, 60 * K, .raw = false), .run = anything},
 	{IMAGE("any-4k-snapshot", 3, 12, 16, 200 * K, SNAPSHOT), .run = anything},

@@ -17,6 +17,10 @@
 
 extern char **environ;
 
+#define STATE_SIZE (24 * 1024u)
+#define STATE_PIECE (9000u) /* the first; the second begins so many tables further on: */
+#define STATE_GAP 3u
+
 /* ---- numbers ---- */
 
 uint64_t rnd(uint64_t *state)
@@ -234,7 +238,9 @@ int world_make(struct world *w, const struct world_config *c, uint64_t seed)
 
 	*w = (struct world){.c = *c, .size = c->size};
 	w->max_size = c->max_size ? c->max_size : 2 * c->size;
-	w->bytes = calloc(1, w->max_size + 512);
+	w->state_size = c->raw || c->data != DATA_INSIDE ? 0 : STATE_SIZE;
+	w->total = w->max_size + w->state_size;
+	w->bytes = calloc(1, w->total + 512);
 	flat_init(&w->file, 1);
 	flat_init(&w->data, 2);
 	flat_init(&w->base, 3);
@@ -281,6 +287,46 @@ void world_release(struct world *w)
 uint64_t world_cluster(const struct world *w)
 {
 	return w->c.raw ? 1 : 1ull << w->c.cluster_bits;
+}
+
+uint64_t world_span(const struct world *w)
+{
+	return (1ull << w->c.cluster_bits) * (1ull << w->c.cluster_bits) / (w->c.extended ? 16 : 8);
+}
+
+/* Where byte off lies, and how many follow it there. */
+static uint64_t place_of_state(const struct world *w, uint64_t off, uint64_t *len)
+{
+	if (off >= STATE_PIECE)
+		return off + STATE_GAP * world_span(w);
+	*len = min_u64(*len, STATE_PIECE - off);
+	return off;
+}
+
+int world_state_read(const struct world *w, struct qcow2_image *image, uint8_t *buf, uint64_t off,
+		     uint64_t len, struct qcow2_error *err)
+{
+	int ret = 0;
+
+	for (uint64_t n; ret == 0 && len > 0; buf += n, off += n, len -= n) {
+		uint64_t pos = place_of_state(w, off, (n = len, &n));
+
+		ret = qcow2_vmstate_read(image, buf, n, pos, err);
+	}
+	return ret;
+}
+
+int world_state_write(const struct world *w, struct qcow2_image *image, const uint8_t *buf,
+		      uint64_t off, uint64_t len, struct qcow2_error *err)
+{
+	int ret = 0;
+
+	for (uint64_t n; ret == 0 && len > 0; buf += n, off += n, len -= n) {
+		uint64_t pos = place_of_state(w, off, (n = len, &n));
+
+		ret = qcow2_vmstate_write(image, buf, n, pos, err);
+	}
+	return ret;
 }
 
 int world_open(struct world *w, struct qcow2_image **image, const struct world_how *rw,

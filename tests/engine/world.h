@@ -42,8 +42,12 @@ struct world {
 	struct world_config c;
 	char dir[96], image_path[112], data_path[112], base_path[112], ref_path[112];
 	struct flat file, data, base;
-	uint8_t *bytes; /* the reference: max_size bytes, zeros past size */
-	uint64_t size, max_size;
+	/*
+	 * The reference: max_size bytes of the disk, zeros past size; then state_size bytes of VM
+	 * state; total together. state_size is 0 where there can be none.
+	 */
+	uint8_t *bytes;
+	uint64_t size, max_size, state_size, total;
 	uint8_t *snapshot_bytes; /* what the snapshot reads as; NULL: there is none */
 	uint64_t snapshot_size;
 	/*
@@ -74,14 +78,25 @@ int world_make(struct world *w, const struct world_config *c, uint64_t seed);
 void world_release(struct world *w);
 
 uint64_t world_cluster(const struct world *w);
+/* Bytes of the disk that one entry of the L1 table maps. */
+uint64_t world_span(const struct world *w);
 
 /* Opens the image in memory. rw NULL: for reading only. The sentence of a failure is in err. */
 int world_open(struct world *w, struct qcow2_image **image, const struct world_how *rw,
 	       const char *snapshot, struct qcow2_error *err);
 
+/*
+ * Reads or writes bytes [off, off + len) of those that are kept of the VM state. They lie in two
+ * pieces, far from each other.
+ */
+int world_state_read(const struct world *w, struct qcow2_image *image, uint8_t *buf, uint64_t off,
+		     uint64_t len, struct qcow2_error *err);
+int world_state_write(const struct world *w, struct qcow2_image *image, const uint8_t *buf,
+		      uint64_t off, uint64_t len, struct qcow2_error *err);
+
 /* ---- judges ---- */
 
-/* Does the open image read as the reference? In pieces of odd sizes. */
+/* Do disk and VM state of the open image read as the reference? In pieces of odd sizes. */
 int world_compare(struct world *w, struct qcow2_image *image, const char *when);
 /* Audits the structure, by two hands: -1 for corruptions, and if they don't agree. */
 int world_audit(struct world *w, const char *when, struct audit *a);

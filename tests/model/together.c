@@ -3,7 +3,9 @@
  * Random requests by many threads at once. Every sector of the disk belongs to one thread, in runs
  * from one sector to a few clusters: so threads meet in the same clusters and tables all the time,
  * and yet what each of them has to find is known. Beside them one thread makes the disk longer and
- * shorter behind the part that belongs to somebody, and all read where they please.
+ * shorter behind the part that belongs to somebody, and all read where they please. One more writes
+ * VM state, further and further away: always the same byte in a place, so that whether a resize
+ * has dropped it or not, what it finds is that byte or 0.
  */
 #include <errno.h>
 #include <stdatomic.h>
@@ -17,6 +19,7 @@
 #define LONGEST 256u /* sectors */
 #define ROUNDS 3
 #define THREADS_MAX 32u
+#define STATE_TAG 0x5747u
 
 struct team {
 	struct world *w;
@@ -132,6 +135,54 @@ static void resize_step(struct team *t, uint64_t *rng)
 	}
 }
 
+/* ---- VM state ---- */
+
+static int check_state(const uint8_t *buf, uint64_t pos, uint64_t len)
+{
+	uint8_t *want = malloc(len + 1);
+	int ret = 0;
+
+	fill_bytes(want, pos, len, STATE_TAG, FILL_NOISE);
+	for (uint64_t i = 0; ret == 0 && i < len; i++) {
+		if (buf[i] != 0 && buf[i] != want[i])
+			ret = complain("0x%02x at 0x%llx of the VM state was never written there",
+				       buf[i], (unsigned long long)(pos + i));
+	}
+	free(want);
+	return ret;
+}
+
+/* n: of the step; tables are made, and the L1 table grows, again and again. */
+static int state_step(const struct team *t, uint64_t *rng, uint64_t n)
+{
+	static _Thread_local uint8_t buf[20000];
+	uint64_t pos = rnd_below(rng, 3) ? rnd_below(rng, sizeof(buf)) : n / 8 * world_span(t->w);
+	uint64_t len = rnd_below(rng, sizeof(buf)) + 1;
+	struct qcow2_error err = {0};
+	int ret;
+
+	if (rnd_below(rng, 2)) {
+		fill_bytes(buf, pos, len, STATE_TAG, FILL_NOISE);
+		ret = qcow2_vmstate_write(t->image, buf, len, pos, &err);
+	} else {
+		ret = qcow2_vmstate_read(t->image, buf, len, pos, &err);
+		if (ret == 0)
+			return check_state(buf, pos, len);
+	}
+	return ret == 0 ? 0 : complain("VM state: %s", err.message);
+}
+
+/* Whatever there is now is what has to be there after this. */
+static int adopt_state(struct team *t)
+{
+	struct qcow2_error err = {0};
+	struct world *w = t->w;
+
+	if (world_state_read(w, t->image, w->bytes + w->max_size, 0, w->state_size, &err) < 0)
+		return complain("VM state after a round: %s", err.message);
+	return 0;
+}
+
 /* Calls 0 to nthreads - 1 are those of the owners. */
 static void work(void *opaque, unsigned i)
 {
@@ -141,7 +192,10 @@ static void work(void *opaque, unsigned i)
 	r.rng = t->seed * 977 + i;
 	r.tag = (t->seed << 28) + ((uint64_t)i << 20);
 	for (uint64_t n = 0; n < t->ops && atomic_load(&t->failures) == 0; n++) {
-		if (i == t->nthreads) {
+		if (i > t->nthreads) {
+			if (t->w->state_size > 0 && state_step(t, &r.rng, n) < 0)
+				atomic_fetch_add(&t->failures, 1);
+		} else if (i == t->nthreads) {
 			if (n % 16 == 0 && !t->w->c.raw)
 				resize_step(t, &r.rng);
 			else if (read_anything(t, &r) < 0)
@@ -165,9 +219,10 @@ static int one_round(struct team *t)
 	t->end_size = w->size;
 	t->nsectors = align_down(w->size, world_cluster(w)) / SECTOR;
 	share_out(t);
-	work_team(t->nthreads + 1, work, t);
+	work_team(t->nthreads + 2, work, t);
 	w->size = t->end_size;
-	if (t->failures > 0 || world_compare(w, r.image, "after a round") < 0) {
+	if (t->failures > 0 || adopt_state(t) < 0 ||
+	    world_compare(w, r.image, "after a round") < 0) {
 		qcow2_close(r.image);
 		return -1;
 	}
