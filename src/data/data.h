@@ -12,11 +12,26 @@
 #include "disk/disk.h"
 #include "meta/meta.h"
 
-/* Immutable after open; borrowed disks. */
+struct data_hints;
+
+/* Immutable after open; borrowed. */
 struct data_layers {
-	struct disk *const *disks; /* [0] is the top */
+	struct disk *const *disks; /* [0] is the top; those below don't change */
 	unsigned count;
+	struct data_hints *hints; /* NULL: the chain is short, or nobody has set them up */
 };
+
+/* ---- where to look in a long chain (hints.c) ---- */
+
+/* For a disk of so many bytes. NULL: no memory, which does no harm. */
+struct data_hints *data_hints_new(uint64_t size_bytes);
+void data_hints_free(struct data_hints *hints);
+/*
+ * The top has nothing at guest_off, for *len_bytes: the layer to ask next, at least 1. *len_bytes
+ * is cut to what that holds for. cached: no layer is asked that may have to do I/O.
+ */
+unsigned data_hints_depth(const struct data_layers *layers, uint64_t guest_off, uint64_t *len_bytes,
+			  bool cached);
 
 /* A run, and the layer that it is from. */
 struct data_run {

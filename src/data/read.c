@@ -56,6 +56,8 @@ static int map_layers(const struct data_layers *layers, uint64_t guest_off, uint
 		if (out->run.kind != DISK_RUN_ABSENT || depth + 1 == layers->count)
 			return 0;
 		len = out->run.len_bytes;
+		if (depth == 0)
+			depth = data_hints_depth(layers, guest_off, &len, cached) - 1;
 	}
 }
 

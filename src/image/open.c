@@ -161,6 +161,8 @@ static int link_layers(struct qcow2_image *top, unsigned count, struct qcow2_err
 		i->layers.disks = top->disks + n;
 		i->layers.count = count - n;
 	}
+	if (count > 2)
+		top->layers.hints = data_hints_new(top->disk->size_bytes);
 	return 0;
 }
 
@@ -271,6 +273,7 @@ int qcow2_open_storage(struct qcow2_image **image, struct qcow2_storage storage,
 
 void qcow2_close(struct qcow2_image *image)
 {
+	struct data_hints *hints = image ? image->layers.hints : NULL;
 	struct disk **disks = image ? image->disks : NULL;
 
 	if (image && (!image->qcow2 || image->qcow2->writer))
@@ -281,6 +284,7 @@ void qcow2_close(struct qcow2_image *image)
 		image_free_layer(image);
 		image = below;
 	}
+	data_hints_free(hints);
 	mem_free(disks);
 }
 

@@ -84,7 +84,7 @@ static int place(const struct qcow2_image *image, uint64_t pos, uint64_t len, ui
 static int read_state(struct qcow2_image *image, const struct iovec *iov, uint64_t pos,
 		      struct qcow2_error *err)
 {
-	uint64_t guest_off;
+	uint64_t guest_off = 0;
 	int ret = image_check_readable(image, err);
 
 	if (ret == 0)
@@ -146,7 +146,7 @@ static uint64_t grown(uint64_t entries, uint64_t wanted)
 static int make_room(struct qcow2_image *image, uint64_t pos, uint64_t len, struct qcow2_error *err)
 {
 	struct meta *m = &image->qcow2->meta;
-	uint64_t guest_off, entries;
+	uint64_t guest_off = 0, entries;
 	int ret;
 
 	meta_gate_close(image->gate);
@@ -164,7 +164,7 @@ static int write_state(struct qcow2_image *image, const struct iovec *iov, uint6
 		       bool *small, struct qcow2_error *err)
 {
 	struct iov_cursor cur;
-	uint64_t guest_off, entries;
+	uint64_t guest_off = 0, entries;
 	int ret = check_write(image, pos, iov->iov_len, &guest_off, &entries, err);
 
 	*small = ret == 0 && entries > image->qcow2->meta.l1_entries;
