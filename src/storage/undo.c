@@ -273,28 +273,28 @@ static const struct qcow2_storage_ops undo_ops = {
 	.extent = undo_extent,
 };
 
-static int make(struct qcow2_storage *st, struct qcow2_storage lower, struct undo **made,
-		struct qcow2_error *err)
+static struct undo *make(struct qcow2_storage *st, struct qcow2_storage lower,
+			 struct qcow2_error *err)
 {
 	struct undo *u = mem_zalloc(1, sizeof(*u));
 
 	*st = (struct qcow2_storage){0};
-	if (!u)
-		return error_errno(err, -ENOMEM, "can't make an undo store");
+	if (!u) {
+		error_errno(err, -ENOMEM, "can't make an undo store");
+		return NULL;
+	}
 	u->lower = lower;
 	*st = (struct qcow2_storage){.ops = &undo_ops, .self = u};
-	*made = u;
-	return 0;
+	return u;
 }
 
 int storage_undo_new(struct qcow2_storage *st, struct qcow2_storage lower, const char *path,
 		     struct qcow2_error *err)
 {
-	struct undo *u;
-	int ret = make(st, lower, &u, err);
+	struct undo *u = make(st, lower, err);
 
-	if (ret != 0)
-		return ret;
+	if (!u)
+		return -ENOMEM;
 	u->path = mem_strdup(path);
 	if (u->path)
 		return 0;
@@ -305,14 +305,14 @@ int storage_undo_new(struct qcow2_storage *st, struct qcow2_storage lower, const
 int storage_undo_new_on(struct qcow2_storage *st, struct qcow2_storage lower,
 			struct qcow2_storage file, struct qcow2_error *err)
 {
-	struct undo *u;
-	int ret = make(st, lower, &u, err);
+	struct undo *u = make(st, lower, err);
 
-	if (ret == 0)
-		u->file = file;
-	else
+	if (!u) {
 		storage_close(&file);
-	return ret;
+		return -ENOMEM;
+	}
+	u->file = file;
+	return 0;
 }
 
 bool storage_undo_is_there(struct qcow2_storage st)
