@@ -7,6 +7,7 @@
 
 #include <assert.h>
 
+#include "base/bytes.h"
 #include "base/num.h"
 
 _Static_assert((LAYOUT_REFTABLE_OFFSET_MASK | LAYOUT_REFTABLE_RESERVED_MASK) == UINT64_MAX, "9");
@@ -141,6 +142,31 @@ struct format_l2_entry format_l2_decode(const struct format_geometry *g, uint64_
 	else
 		decode_standard(g, &e, raw);
 	return e;
+}
+
+uint32_t format_l2_straight(const struct format_geometry *g, const uint8_t *table,
+			    uint32_t nentries, struct format_straight *run)
+{
+	const uint64_t full = format_subcluster_bitmap(UINT32_MAX, 0), cs = g->cluster_size;
+	uint64_t raw = load_be64(table), max;
+	uint32_t n = 1;
+
+	run->host_off = raw & ~LAYOUT_ENTRY_COPIED;
+	run->copied = raw & LAYOUT_ENTRY_COPIED;
+	if (run->host_off == 0 || run->host_off > LAYOUT_HOST_OFF_MAX ||
+	    !is_aligned(run->host_off, cs) ||
+	    (g->extended_l2 && load_be64(table + LAYOUT_L2_ENTRY_LEN) != full))
+		return 0;
+	max = min_u64(nentries, (LAYOUT_HOST_OFF_MAX + 1 - run->host_off) >> g->cluster_bits);
+	if (g->extended_l2) {
+		while (n < max && load_be64(table += g->l2_entry_len) == (raw += cs) &&
+		       load_be64(table + LAYOUT_L2_ENTRY_LEN) == full)
+			n++;
+		return n;
+	}
+	while (n < max && load_be64(table += LAYOUT_L2_ENTRY_LEN) == (raw += cs))
+		n++;
+	return n;
 }
 
 void format_l2_check_data_file(const struct format_geometry *g, struct format_l2_entry *e,

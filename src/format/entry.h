@@ -66,6 +66,18 @@ struct format_l2_entry {
 struct format_l2_entry format_l2_decode(const struct format_geometry *g, uint64_t raw,
 					uint64_t bitmap);
 
+/*
+ * Entries as an image has them that was written in order: clusters with nothing but data, side by
+ * side in the file, their COPIED flags alike. table points to at least nentries (not 0) of them,
+ * as stored. How many of the first are so; 0: the first one isn't such a cluster.
+ */
+struct format_straight {
+	uint64_t host_off;
+	bool copied;
+};
+uint32_t format_l2_straight(const struct format_geometry *g, const uint8_t *table,
+			    uint32_t nentries, struct format_straight *run);
+
 /* Adds FORMAT_FAULT_DATA_FILE_OFFSET if the entry is at the wrong place of an external data file.
  */
 void format_l2_check_data_file(const struct format_geometry *g, struct format_l2_entry *e,

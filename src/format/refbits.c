@@ -119,25 +119,67 @@ void format_refcount_fill(uint8_t *block, uint32_t order, uint64_t idx, uint64_t
 	}
 }
 
+/* The entry as often as it fits into eight bytes, which begin with a whole one. */
+static uint64_t repeated(uint32_t order, uint64_t value)
+{
+	uint8_t bytes[8];
+	uint64_t word;
+
+	format_refcount_fill(bytes, order, 0, 64u >> order, value);
+	memcpy(&word, bytes, sizeof(word));
+	return word;
+}
+
+uint64_t format_refcount_stretch(const uint8_t *block, uint32_t order, uint64_t idx, uint64_t count)
+{
+	uint64_t value = format_refcount_get(block, order, idx), n = 1, word, pattern;
+	uint64_t per_word = 64u >> order;
+
+	while (n < count && (idx + n) % per_word != 0) {
+		if (format_refcount_get(block, order, idx + n) != value)
+			return n;
+		n++;
+	}
+	for (pattern = repeated(order, value); count - n >= per_word; n += per_word) {
+		memcpy(&word, block + (((idx + n) << order) >> BYTE_ORDER), sizeof(word));
+		if (word != pattern)
+			break;
+	}
+	while (n < count && format_refcount_get(block, order, idx + n) == value)
+		n++;
+	return n;
+}
+
 bool format_refcount_all(const uint8_t *block, uint32_t order, uint64_t idx, uint64_t count,
 			 uint64_t value)
 {
-	const uint8_t *start;
-	size_t len, width;
+	return count == 0 || (format_refcount_get(block, order, idx) == value &&
+			      format_refcount_stretch(block, order, idx, count) == count);
+}
 
-	if (count == 0)
-		return true;
-	if (format_refcount_get(block, order, idx) != value)
-		return false;
-	if (order < BYTE_ORDER) {
-		for (uint64_t i = 1; i < count; i++)
-			if (format_refcount_get(block, order, idx + i) != value)
-				return false;
-		return true;
+uint64_t format_refcount_find(const uint8_t *block, uint32_t order, uint64_t idx, uint64_t count,
+			      uint64_t value)
+{
+	uint64_t i = 0;
+
+	if (order == 4) { /* what nearly every image has: a loop without a switch in it */
+		while (i < count && load_be16(block + (idx + i) * 2) != value)
+			i++;
+		return i;
 	}
-	/* The first is right, and each is like the one before it. */
-	start = block + (idx << (order - BYTE_ORDER));
-	width = (size_t)1 << (order - BYTE_ORDER);
-	len = (size_t)(count - 1) << (order - BYTE_ORDER);
-	return memcmp(start, start + width, len) == 0;
+	while (i < count && format_refcount_get(block, order, idx + i) != value)
+		i++;
+	return i;
+}
+
+void format_refcount_add(uint8_t *block, uint32_t order, uint64_t idx, uint64_t count, uint64_t add)
+{
+	if (order == 4) {
+		for (uint8_t *p = block + idx * 2, *end = p + count * 2; p < end; p += 2)
+			store_be16(p, (uint16_t)(load_be16(p) + add));
+		return;
+	}
+	for (uint64_t i = idx; i < idx + count; i++)
+		format_refcount_set(block, order, i,
+				    (format_refcount_get(block, order, i) + add) & max_of(order));
 }

@@ -14,6 +14,16 @@ void format_refcount_set(uint8_t *block, uint32_t order, uint64_t idx, uint64_t 
 void format_refcount_fill(uint8_t *block, uint32_t order, uint64_t idx, uint64_t count,
 			  uint64_t value);
 
+/* How many entries from idx on, at most count (not 0), are equal to the first. */
+uint64_t format_refcount_stretch(const uint8_t *block, uint32_t order, uint64_t idx,
+				 uint64_t count);
+/* How many entries from idx on come before the first that is value; count: none is. */
+uint64_t format_refcount_find(const uint8_t *block, uint32_t order, uint64_t idx, uint64_t count,
+			      uint64_t value);
+/* Adds, modulo the width, to each of count entries. */
+void format_refcount_add(uint8_t *block, uint32_t order, uint64_t idx, uint64_t count,
+			 uint64_t add);
+
 /* Are count entries from idx on all equal to value? value must fit. */
 bool format_refcount_all(const uint8_t *block, uint32_t order, uint64_t idx, uint64_t count,
 			 uint64_t value);

@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "base/bytes.h"
 #include "format/entry.h"
 
 #define COPIED (1ull << 63)
@@ -345,6 +346,58 @@ static void each_bit_of_a_refcount_table_entry_has_its_meaning(void **state)
 	}
 }
 
+/* What is straight is what decoding one entry after the other says. */
+static void a_straight_row_ends_where_an_entry_differs(void **state)
+{
+	enum { N = 40 };
+	uint8_t table[N * 16];
+	struct format_straight run;
+
+	(void)state;
+	for (unsigned kind = 0; kind < 4; kind++) {
+		struct format_geometry g = geometry(3, 16, kind & 1, false);
+		uint64_t flag = kind & 2 ? COPIED : 0;
+		static const uint64_t odd[] = {0, 1, 2, 1ull << 62, 1ull << 56, COPIED, 512, 65536};
+
+		for (unsigned at = 0; at < N; at++) {
+			for (unsigned i = 0; i < N; i++) {
+				store_be64(table + i * g.l2_entry_len, (i + 5) << 16 | flag);
+				if (g.extended_l2)
+					store_be64(table + i * g.l2_entry_len + 8, UINT32_MAX);
+			}
+			uint8_t *p = table + at * g.l2_entry_len;
+			uint64_t raw = load_be64(p) ^ odd[at % 8];
+
+			store_be64(p, raw);
+			if (at % 8 == 0 && g.extended_l2)
+				store_be64(p + 8, 1ull << 40 | UINT32_MAX);
+			else if (at % 8 == 0)
+				continue;
+			if (at % 8 == 5 || at == 7) /* a cluster like others, elsewhere */
+				continue;
+			assert_int_equal(format_l2_straight(&g, table, N, &run), at);
+			if (at == 0)
+				continue;
+			assert_int_equal(run.host_off, 5 << 16);
+			assert_int_equal(run.copied, flag != 0);
+			assert_int_equal(format_l2_straight(&g, table, at, &run), at);
+		}
+	}
+}
+
+static void a_straight_row_ends_at_the_last_offset_there_is(void **state)
+{
+	struct format_geometry g = geometry(3, 16, false, false);
+	struct format_straight run;
+	uint8_t table[24];
+
+	(void)state;
+	for (unsigned i = 0; i < 3; i++)
+		store_be64(table + i * 8, (1ull << 56) - 0x20000 + i * 0x10000);
+	assert_int_equal(format_l2_straight(&g, table, 3, &run), 2);
+	assert_int_equal(format_l2_straight(&g, table + 16, 1, &run), 0);
+}
+
 static void a_fatal_fault_is_named_before_a_harmless_one(void **state)
 {
 	(void)state;
@@ -373,6 +426,8 @@ int main(void)
 		cmocka_unit_test(faults_of_compressed_entries),
 		cmocka_unit_test(encoding_is_the_inverse_of_decoding),
 		cmocka_unit_test(each_bit_of_a_refcount_table_entry_has_its_meaning),
+		cmocka_unit_test(a_straight_row_ends_where_an_entry_differs),
+		cmocka_unit_test(a_straight_row_ends_at_the_last_offset_there_is),
 		cmocka_unit_test(a_fatal_fault_is_named_before_a_harmless_one),
 	};
 

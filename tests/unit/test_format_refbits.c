@@ -155,6 +155,40 @@ static void a_row_of_the_same_is_told_from_others(void **state)
 	}
 }
 
+/* Each bulk operation against the same done one by one, at every start and length. */
+static void bulk_is_the_same_as_one_by_one(void **state)
+{
+	enum { N = 150 };
+	uint8_t block[N * 8], other[N * 8];
+
+	(void)state;
+	for (uint32_t order = 0; order <= 6; order++) {
+		uint64_t max = UINT64_MAX >> (64 - (1u << order));
+
+		for (unsigned i = 0; i < N; i++)
+			format_refcount_set(block, order, i, (i / 40 + (i > 130 ? i : 0)) & max);
+		for (unsigned idx = 0; idx < N; idx += 3) {
+			unsigned count = N - idx - idx % 7, same = 1, found = 0;
+			uint64_t first = format_refcount_get(block, order, idx);
+
+			while (same < count &&
+			       format_refcount_get(block, order, idx + same) == first)
+				same++;
+			assert_int_equal(format_refcount_stretch(block, order, idx, count), same);
+			while (found < count && format_refcount_get(block, order, idx + found) != 1)
+				found++;
+			assert_int_equal(format_refcount_find(block, order, idx, count, 1), found);
+			memcpy(other, block, sizeof(block));
+			format_refcount_add(other, order, idx, count, UINT64_MAX);
+			for (unsigned i = 0; i < N; i++)
+				assert_true(format_refcount_get(other, order, i) ==
+					    ((format_refcount_get(block, order, i) -
+					      (i >= idx && i < idx + count)) &
+					     max));
+		}
+	}
+}
+
 static void filling_an_empty_range_touches_nothing(void **state)
 {
 	(void)state;
@@ -170,6 +204,7 @@ int main(void)
 		cmocka_unit_test(examples_of_fresh_images),
 		cmocka_unit_test(filling_is_the_same_as_setting_each),
 		cmocka_unit_test(a_row_of_the_same_is_told_from_others),
+		cmocka_unit_test(bulk_is_the_same_as_one_by_one),
 		cmocka_unit_test(filling_an_empty_range_touches_nothing),
 	};
 
