@@ -307,6 +307,75 @@ void meta_cache_put(struct meta_cache *cache, struct meta_slice *slice)
 	slice->seq = NULL;
 }
 
+/* Where a pinned way is. */
+static uint32_t way_index(const struct meta_cache *c, const struct meta_slice *slice)
+{
+	const char *base = (const char *)c->sets;
+	size_t set = (size_t)((const char *)slice->way - base) / sizeof(*c->sets);
+	size_t w = (size_t)((_Atomic uint32_t *)slice->way - c->sets[set].state);
+
+	return (uint32_t)(set * WAYS + w);
+}
+
+/* Claims ways for slices that aren't there, from host_off on: how many, all of different sets. */
+static unsigned claim_ahead(struct meta_cache *c, uint64_t host_off, unsigned n,
+			    struct meta_slice *slices)
+{
+	unsigned count = 0, w;
+
+	pthread_mutex_lock(&c->lock);
+	for (; count < n; count++) {
+		uint64_t off = host_off + (uint64_t)count * c->slice_len;
+		struct cache_set *set = set_of(c, off);
+
+		if (being_filled(c, set, off) || pin_ready(c, set, off, &slices[count])) {
+			if (slices[count].way)
+				meta_cache_put(c, &slices[count]);
+			break;
+		}
+		if (!claim_way_locked(c, set, &w))
+			break;
+		atomic_store(&set->key[w], off);
+		hand_out(c, set, w, &slices[count]);
+	}
+	pthread_mutex_unlock(&c->lock);
+	return count;
+}
+
+static void end_ahead(struct meta_cache *c, struct meta_slice *slices, unsigned n, bool filled)
+{
+	pthread_mutex_lock(&c->lock);
+	for (unsigned i = 0; i < n; i++) {
+		struct cache_set *set = &c->sets[way_index(c, &slices[i]) / WAYS];
+		unsigned w = way_index(c, &slices[i]) % WAYS;
+
+		if (!filled)
+			atomic_store(&set->key[w], 0);
+		atomic_store(&set->used[w], filled);
+		atomic_fetch_sub(&set->state[w], FILLING | 1);
+	}
+	pthread_cond_broadcast(&c->filled);
+	pthread_mutex_unlock(&c->lock);
+}
+
+void meta_cache_read_ahead(struct meta_cache *cache, uint64_t host_off, unsigned n)
+{
+	struct meta_slice slices[NEIGHBOURS] = {0};
+	struct iovec iov[NEIGHBOURS];
+	int ret;
+
+	n = claim_ahead(cache, host_off, (unsigned)min_u64(n, NEIGHBOURS), slices);
+	if (n == 0)
+		return;
+	for (unsigned i = 0; i < n; i++)
+		iov[i] = (struct iovec){.iov_base = (void *)(uintptr_t)slices[i].bytes,
+					.iov_len = cache->slice_len};
+	atomic_fetch_add_explicit(&cache->misses, n, memory_order_relaxed);
+	storage_event(cache->store, cache->load_event);
+	ret = storage_readv(cache->store, iov, (int)n, host_off, NULL);
+	end_ahead(cache, slices, n, ret == 0);
+}
+
 /* ---- changes ---- */
 
 void meta_cache_allow_changes(struct meta_cache *cache,
@@ -324,16 +393,6 @@ void meta_cache_lock(struct meta_cache *cache)
 void meta_cache_unlock(struct meta_cache *cache)
 {
 	pthread_mutex_unlock(&cache->lock);
-}
-
-/* Where a pinned way is. */
-static uint32_t way_index(const struct meta_cache *c, const struct meta_slice *slice)
-{
-	const char *base = (const char *)c->sets;
-	size_t set = (size_t)((const char *)slice->way - base) / sizeof(*c->sets);
-	size_t w = (size_t)((_Atomic uint32_t *)slice->way - c->sets[set].state);
-
-	return (uint32_t)(set * WAYS + w);
 }
 
 uint8_t *meta_cache_change_locked(struct meta_cache *cache, const struct meta_slice *slice)

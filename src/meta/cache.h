@@ -66,6 +66,12 @@ int meta_cache_get_way(struct meta_cache *cache, uint64_t host_off, struct meta_
 int meta_cache_peek(struct meta_cache *cache, uint64_t host_off, struct meta_slice *slice);
 void meta_cache_put(struct meta_cache *cache, struct meta_slice *slice);
 
+/*
+ * Slices from host_off on, at most n, are read in one go as far as they aren't there and there is
+ * room: for whoever is about to ask for each. What fails is tried again, and told, by that.
+ */
+void meta_cache_read_ahead(struct meta_cache *cache, uint64_t host_off, unsigned n);
+
 /* ---- reading beside changes ---- */
 
 /* The number to be compared after reading; waits out a change that goes on. */

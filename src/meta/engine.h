@@ -84,6 +84,12 @@ struct meta_reftable {
 
 int meta_refs_get(struct meta *m, uint64_t cluster, uint64_t *count, struct qcow2_error *err);
 /*
+ * The count of a cluster, and how many from it on, at least 1 and at most n, have the same; there
+ * may be more.
+ */
+int meta_refs_stretch(struct meta *m, uint64_t first, uint64_t n, uint64_t *count, uint64_t *len,
+		      struct qcow2_error *err);
+/*
  * Sets bit i of bits if cluster first + i is counted at all, or with once exactly once. Where there
  * is no refcount block nothing is counted.
  */

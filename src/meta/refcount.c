@@ -52,6 +52,15 @@ static uint64_t entries_per_slice(const struct meta *m)
 	return (uint64_t)meta_slice_len(m) * 8 >> m->geometry.refcount_order;
 }
 
+/* A change that goes on for n clusters behind those of the slice: what it needs of the block. */
+static void read_ahead(struct meta *m, uint64_t slice_off, uint64_t block_end, uint64_t n)
+{
+	uint64_t more = div_ceil(n, entries_per_slice(m));
+	uint64_t left = (block_end - slice_off) / meta_slice_len(m);
+
+	meta_cache_read_ahead(m->engine->refs, slice_off, (unsigned)min_u64(more + 1, left));
+}
+
 /* Pins the slice with the count of the cluster first; p->n is at most n. */
 static int get_piece(struct meta *m, uint64_t first, uint64_t n, bool to_change, struct piece *p,
 		     struct qcow2_error *err)
@@ -73,6 +82,8 @@ static int get_piece(struct meta *m, uint64_t first, uint64_t n, bool to_change,
 	p->idx = in_block & (per_slice - 1);
 	p->n = min_u64(n, per_slice - p->idx);
 	p->slice_off = block_off + ((in_block - p->idx) << m->geometry.refcount_order >> 3);
+	if (n > p->n)
+		read_ahead(m, p->slice_off, block_off + m->geometry.cluster_size, n - p->n);
 	ret = to_change ? meta_cache_get_way(m->engine->refs, p->slice_off, &p->slice, err)
 			: meta_cache_get(m->engine->refs, p->slice_off, &p->slice, err);
 	if (ret < 0)
@@ -111,6 +122,52 @@ static int block_of(struct meta *m, uint64_t first, uint64_t n, uint64_t *in_blo
 	return meta_refblock_off(m, idx, off, err);
 }
 
+int meta_refs_stretch(struct meta *m, uint64_t first, uint64_t n, uint64_t *count, uint64_t *len,
+		      struct qcow2_error *err)
+{
+	const uint32_t order = m->geometry.refcount_order;
+	struct meta_cache *c = m->engine->refs;
+	struct piece p;
+	uint64_t off;
+	int ret = block_of(m, first, n, len, &off, err);
+
+	*count = 0;
+	if (ret < 0 || off == 0)
+		return ret;
+	ret = get_piece(m, first, n, false, &p, err);
+	if (ret < 0)
+		return ret;
+	meta_cache_lock(c);
+	*count = format_refcount_get(p.slice.bytes, order, p.idx);
+	*len = format_refcount_stretch(p.slice.bytes, order, p.idx, p.n);
+	meta_cache_unlock(c);
+	meta_cache_put(c, &p.slice);
+	return 0;
+}
+
+static void set_bits(uint64_t *bits, uint64_t first, uint64_t n)
+{
+	for (uint64_t end = first + n, len; first < end; first += len) {
+		len = min_u64(end - first, 64 - first % 64);
+		bits[first / 64] |= UINT64_MAX >> (64 - len) << (first % 64);
+	}
+}
+
+static void look_at_piece(const struct meta *m, const struct piece *p, bool once, uint64_t at,
+			  uint64_t *bits)
+{
+	const uint32_t order = m->geometry.refcount_order;
+
+	for (uint64_t i = 0, n; i < p->n; i += n) {
+		uint64_t count = format_refcount_get(p->slice.bytes, order, p->idx + i);
+
+		n = format_refcount_stretch(p->slice.bytes, order, p->idx + i, p->n - i);
+		if (once ? count != 1 : count == 0)
+			continue;
+		set_bits(bits, at + i, n);
+	}
+}
+
 int meta_refs_look(struct meta *m, uint64_t first, uint64_t n, bool once, uint64_t *bits,
 		   struct qcow2_error *err)
 {
@@ -128,13 +185,7 @@ int meta_refs_look(struct meta *m, uint64_t first, uint64_t n, bool once, uint64
 		if (ret < 0)
 			return ret;
 		meta_cache_lock(c);
-		for (uint64_t i = 0; i < p.n; i++) {
-			uint64_t count = format_refcount_get(p.slice.bytes,
-							     m->geometry.refcount_order, p.idx + i);
-
-			if (once ? count == 1 : count != 0)
-				bits[(at + i) / 64] |= 1ull << ((at + i) % 64);
-		}
+		look_at_piece(m, &p, once, at, bits);
 		meta_cache_unlock(c);
 		meta_cache_put(c, &p.slice);
 	}
@@ -162,36 +213,34 @@ int meta_refs_write(struct meta *m, uint64_t cluster, struct qcow2_error *err)
 	return ret;
 }
 
-/* The first count in the piece that can't be changed so: its place in it, or p->n. */
-static uint64_t find_bound(const struct meta *m, const struct piece *p, uint64_t bound)
-{
-	uint64_t i = 0;
-
-	while (i < p->n &&
-	       format_refcount_get(p->slice.bytes, m->geometry.refcount_order, p->idx + i) != bound)
-		i++;
-	return i;
-}
-
-static void add_to_piece(const struct meta *m, uint8_t *bytes, const struct piece *p, uint64_t add)
+/*
+ * Adds 1 or -1 to the counts in a pinned piece; *stuck is the first that can't, or p->n. *zeros:
+ * some of them may be 0 now.
+ */
+static void change_piece(struct meta *m, const struct piece *p, bool raise, uint64_t *stuck,
+			 bool *zeros)
 {
 	const uint32_t order = m->geometry.refcount_order;
-
-	for (uint64_t i = p->idx; i < p->idx + p->n; i++)
-		format_refcount_set(bytes, order, i, format_refcount_get(bytes, order, i) + add);
-}
-
-/* Adds 1 or -1 to the counts in a pinned piece; *stuck is the first that can't, or p->n. */
-static void change_piece(struct meta *m, const struct piece *p, bool raise, uint64_t *stuck)
-{
+	const uint64_t bound = raise ? m->geometry.refcount_max : 0, add = raise ? 1 : UINT64_MAX;
 	struct meta_cache *c = m->engine->refs;
+	uint64_t first;
+	bool even;
 
 	meta_cache_lock(c);
-	*stuck = find_bound(m, p, raise ? m->geometry.refcount_max : 0);
+	/* long runs mostly have one count */
+	first = format_refcount_get(p->slice.bytes, order, p->idx);
+	even = format_refcount_stretch(p->slice.bytes, order, p->idx, p->n) == p->n;
+	*stuck = first == bound ? 0
+		 : even		? p->n
+				: format_refcount_find(p->slice.bytes, order, p->idx, p->n, bound);
+	*zeros = !raise && (!even || first == 1);
 	if (*stuck == p->n) {
 		uint8_t *bytes = meta_cache_change_locked(c, &p->slice);
 
-		add_to_piece(m, bytes, p, raise ? 1 : UINT64_MAX);
+		if (even)
+			format_refcount_fill(bytes, order, p->idx, p->n, first + add);
+		else
+			format_refcount_add(bytes, order, p->idx, p->n, add);
 		meta_cache_changed_locked(c, &p->slice);
 	}
 	meta_cache_unlock(c);
@@ -229,6 +278,7 @@ int meta_refs_raise(struct meta *m, uint64_t first, uint64_t n, struct qcow2_err
 	uint64_t done = 0;
 	struct piece p;
 	uint64_t stuck;
+	bool zeros;
 	int ret = 0;
 
 	for (; done < n; done += p.n) {
@@ -237,7 +287,7 @@ int meta_refs_raise(struct meta *m, uint64_t first, uint64_t n, struct qcow2_err
 			ret = get_piece(m, first + done, n - done, true, &p, err);
 		if (ret < 0)
 			break;
-		change_piece(m, &p, true, &stuck);
+		change_piece(m, &p, true, &stuck, &zeros);
 		meta_cache_put(m->engine->refs, &p.slice);
 		if (stuck < p.n) {
 			ret = no_more(m, first + done + stuck, err);
@@ -262,15 +312,15 @@ static void tell_zeros(struct meta *m, const struct piece *p, uint64_t first,
 	const uint32_t order = m->geometry.refcount_order;
 	struct meta_cache *c = m->engine->refs;
 
-	for (uint64_t i = 0, run; i < p->n; i += run + 1) {
+	for (uint64_t i = 0, n; i < p->n; i += n) {
+		const uint8_t *bytes = p->slice.bytes;
+
 		meta_cache_lock(c);
-		for (run = 0; i + run < p->n; run++) {
-			if (format_refcount_get(p->slice.bytes, order, p->idx + i + run) != 0)
-				break;
-		}
+		i += format_refcount_find(bytes, order, p->idx + i, p->n - i, 0);
+		n = i < p->n ? format_refcount_stretch(bytes, order, p->idx + i, p->n - i) : 0;
 		meta_cache_unlock(c);
-		if (run > 0)
-			zero(m, first + i, run, opaque);
+		if (n > 0)
+			zero(m, first + i, n, opaque);
 	}
 }
 
@@ -280,14 +330,15 @@ int meta_refs_lower(struct meta *m, uint64_t first, uint64_t n,
 {
 	struct piece p;
 	uint64_t stuck;
+	bool zeros;
 	int ret;
 
 	for (uint64_t done = 0; done < n; done += p.n) {
 		ret = get_piece(m, first + done, n - done, true, &p, err);
 		if (ret < 0)
 			return ret;
-		change_piece(m, &p, false, &stuck);
-		if (stuck == p.n && zero)
+		change_piece(m, &p, false, &stuck, &zeros);
+		if (stuck == p.n && zeros && zero)
 			tell_zeros(m, &p, first + done, zero, opaque);
 		meta_cache_put(m->engine->refs, &p.slice);
 		if (stuck < p.n)

@@ -306,12 +306,33 @@ static int switch_disk(struct meta *m, uint64_t *l1, uint32_t entries, uint64_t 
 	return ret;
 }
 
-/* l1 is of m->l1_entries, and m's from now on; the old one is the caller's. */
-static int apply(struct meta *m, uint64_t **l1, uint64_t size_bytes, struct qcow2_error *err)
+/* The entries that one of two L1 tables has and the other hasn't, at their places; else 0. */
+struct differ {
+	uint64_t *gone, *come;
+};
+
+static int find_differ(const uint64_t *old, const uint64_t *new, uint32_t entries, struct differ *d,
+		       struct qcow2_error *err)
+{
+	d->gone = mem_zalloc(entries, sizeof(*d->gone));
+	d->come = mem_zalloc(entries, sizeof(*d->come));
+	if (!d->gone || !d->come)
+		return error_errno(err, -ENOMEM, "can't apply a snapshot");
+	for (uint32_t i = 0; i < entries; i++) {
+		if (((old[i] ^ new[i]) & ~LAYOUT_ENTRY_COPIED) == 0)
+			continue;
+		d->gone[i] = old[i];
+		d->come[i] = new[i];
+	}
+	return 0;
+}
+
+static int become(struct meta *m, uint64_t **l1, uint64_t size_bytes, const struct differ *d,
+		  struct qcow2_error *err)
 {
 	const uint32_t entries = m->l1_entries;
 	uint64_t *old = m->l1;
-	int ret = meta_walk_raise(m, *l1, entries, true, err);
+	int ret = meta_walk_raise(m, d->come, entries, true, err);
 
 	if (ret < 0) {
 		(void)meta_refresh_copied(m, NULL);
@@ -322,7 +343,7 @@ static int apply(struct meta *m, uint64_t **l1, uint64_t size_bytes, struct qcow
 	ret = switch_disk(m, *l1, entries, size_bytes, err);
 	if (ret < 0) {
 		if (meta_check_sound(m, NULL) == 0) {
-			(void)meta_walk_lower(m, *l1, entries, NULL);
+			(void)meta_walk_lower(m, d->come, entries, NULL);
 			(void)meta_refresh_copied(m, NULL);
 		}
 		return ret;
@@ -333,10 +354,27 @@ static int apply(struct meta *m, uint64_t **l1, uint64_t size_bytes, struct qcow
 	m->l1 = *l1;
 	meta_slot_leave(&m->engine->order.commit);
 	*l1 = old;
-	(void)guard_tables(m, old, entries, false, NULL);
-	ret = guard_tables(m, m->l1, entries, true, err);
-	(void)meta_walk_lower(m, old, entries, NULL);
-	(void)meta_refresh_copied(m, NULL);
+	(void)guard_tables(m, d->gone, entries, false, NULL);
+	ret = guard_tables(m, d->come, entries, true, err);
+	(void)meta_walk_lower(m, d->gone, entries, NULL);
+	return ret;
+}
+
+/*
+ * l1 is of m->l1_entries, and m's from now on; the old one is the caller's.
+ *
+ * Tables that both have lose one reference and get one: they and what they point to stay as they
+ * are. What is active afterwards is the snapshot's too, all of it, so that no COPIED flag is set.
+ */
+static int apply(struct meta *m, uint64_t **l1, uint64_t size_bytes, struct qcow2_error *err)
+{
+	struct differ d = {0};
+	int ret = find_differ(m->l1, *l1, m->l1_entries, &d, err);
+
+	if (ret == 0)
+		ret = become(m, l1, size_bytes, &d, err);
+	mem_free(d.gone);
+	mem_free(d.come);
 	return ret;
 }
 

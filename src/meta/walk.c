@@ -17,6 +17,8 @@
 #include "format/entry.h"
 #include "meta/engine.h"
 
+#define STRETCH 65536 /* clusters whose counts are looked at together, at most */
+
 /* A run of clusters that is still growing. */
 struct walk {
 	struct meta *m;
@@ -97,17 +99,38 @@ static int walk_entry(struct walk *w, uint64_t table_off, uint32_t idx, struct q
 static void clear_copied(struct walk *w, bool *changed)
 {
 	const struct format_geometry *g = &w->m->geometry;
+	uint64_t any = 0;
 
-	*changed = false;
-	for (uint32_t i = 0; i < g->l2_entries; i++) {
-		uint8_t *p = w->table + (size_t)i * g->l2_entry_len;
+	for (uint8_t *p = w->table, *end = p + g->cluster_size; p < end; p += g->l2_entry_len) {
 		uint64_t raw = load_be64(p);
+		uint64_t flag = raw & ~(raw << 1) & LAYOUT_ENTRY_COPIED; /* not of compressed */
 
-		if (!(raw & LAYOUT_ENTRY_COPIED) || raw & LAYOUT_ENTRY_COMPRESSED)
-			continue;
-		store_be64(p, raw & ~LAYOUT_ENTRY_COPIED);
-		*changed = true;
+		store_be64(p, raw ^ flag);
+		any |= flag;
 	}
+	*changed = any != 0;
+}
+
+_Static_assert(LAYOUT_ENTRY_COMPRESSED << 1 == LAYOUT_ENTRY_COPIED, "flags side by side");
+
+static int walk_entries(struct walk *w, uint64_t table_off, struct qcow2_error *err)
+{
+	const struct format_geometry *g = &w->m->geometry;
+	int ret = 0;
+
+	for (uint32_t i = 0, n; i < g->l2_entries && ret == 0; i += n) {
+		const uint8_t *p = w->table + (size_t)i * g->l2_entry_len;
+		struct format_straight run;
+
+		n = format_l2_straight(g, p, g->l2_entries - i, &run);
+		if (n > 0) {
+			ret = add_clusters(w, meta_cluster_of(w->m, run.host_off), n, err);
+		} else {
+			ret = walk_entry(w, table_off, i, err);
+			n = 1;
+		}
+	}
+	return ret;
 }
 
 static int walk_table(struct walk *w, uint64_t table_off, bool clear, struct qcow2_error *err)
@@ -118,8 +141,8 @@ static int walk_table(struct walk *w, uint64_t table_off, bool clear, struct qco
 
 	if (ret == 0)
 		ret = add_clusters(w, meta_cluster_of(w->m, table_off), 1, err);
-	for (uint32_t i = 0; i < w->m->geometry.l2_entries && ret == 0; i++)
-		ret = walk_entry(w, table_off, i, err);
+	if (ret == 0)
+		ret = walk_entries(w, table_off, err);
 	if (ret == 0 && clear)
 		clear_copied(w, &changed);
 	if (changed) {
@@ -183,35 +206,62 @@ int meta_walk_lower(struct meta *m, const uint64_t *l1, uint32_t entries, struct
 
 /* ---- COPIED flags ---- */
 
-/* A window of counts: which clusters have exactly one reference. */
+/* A stretch of clusters that have the same count. */
 struct ones {
 	uint64_t first, n;
-	uint64_t bits[512 / 64];
+	bool single;
 };
 
-static int is_single(struct meta *m, struct ones *o, uint64_t cluster, bool *single,
+/* *n: how many clusters from there on, at most as many as it was, have one reference or haven't. */
+static int is_single(struct meta *m, struct ones *o, uint64_t cluster, uint64_t *n, bool *single,
 		     struct qcow2_error *err)
 {
+	uint64_t count;
 	int ret;
 
-	if (cluster - o->first >= o->n || cluster < o->first) {
-		o->first = align_down(cluster, 512);
-		o->n = 512;
-		memset(o->bits, 0, sizeof(o->bits));
-		ret = meta_refs_look(m, o->first, o->n, true, o->bits, err);
+	if (cluster < o->first || cluster - o->first >= o->n) {
+		o->n = 0;
+		ret = meta_refs_stretch(m, cluster, STRETCH, &count, &o->n, err);
 		if (ret < 0)
 			return ret;
+		o->first = cluster;
+		o->single = count == 1;
 	}
-	cluster -= o->first;
-	*single = o->bits[cluster / 64] >> (cluster % 64) & 1;
+	*n = min_u64(*n, o->first + o->n - cluster);
+	*single = o->single;
 	return 0;
+}
+
+/* The flags of n entries that are straight behind each other. */
+static int refresh_straight(struct meta *m, struct ones *o, uint8_t *p, uint32_t n,
+			    const struct format_straight *run, bool *changed,
+			    struct qcow2_error *err)
+{
+	uint64_t cluster = meta_cluster_of(m, run->host_off);
+	int ret = 0;
+
+	for (uint64_t done = 0, len; done < n && ret == 0; done += len) {
+		bool single;
+
+		len = n - done;
+		ret = is_single(m, o, cluster + done, &len, &single, err);
+		if (ret < 0 || single == run->copied)
+			continue;
+		*changed = true;
+		for (uint64_t i = done; i < done + len; i++) {
+			uint8_t *entry = p + (size_t)i * m->geometry.l2_entry_len;
+
+			store_be64(entry, load_be64(entry) ^ LAYOUT_ENTRY_COPIED);
+		}
+	}
+	return ret;
 }
 
 static int refresh_entry(struct meta *m, struct ones *o, uint8_t *p, bool *changed,
 			 struct qcow2_error *err)
 {
 	const struct format_geometry *g = &m->geometry;
-	uint64_t raw = load_be64(p);
+	uint64_t raw = load_be64(p), one = 1;
 	struct format_l2_entry e;
 	bool single = false;
 	int ret = 0;
@@ -222,7 +272,7 @@ static int refresh_entry(struct meta *m, struct ones *o, uint8_t *p, bool *chang
 	if (e.kind == FORMAT_CLUSTER_COMPRESSED || e.faults & FORMAT_FAULT_FATAL)
 		return 0;
 	if (e.has_host_off)
-		ret = is_single(m, o, meta_cluster_of(m, e.host_off), &single, err);
+		ret = is_single(m, o, meta_cluster_of(m, e.host_off), &one, &single, err);
 	if (ret == 0 && single != e.copied) {
 		store_be64(p, raw ^ LAYOUT_ENTRY_COPIED);
 		*changed = true;
@@ -237,8 +287,18 @@ static int refresh_table(struct meta *m, struct ones *o, uint8_t *table, uint64_
 	bool changed = false;
 	int ret = storage_read(m->file, table, (size_t)g->cluster_size, table_off, err);
 
-	for (uint32_t i = 0; i < g->l2_entries && ret == 0; i++)
-		ret = refresh_entry(m, o, table + (size_t)i * g->l2_entry_len, &changed, err);
+	for (uint32_t i = 0, n; i < g->l2_entries && ret == 0; i += n) {
+		uint8_t *p = table + (size_t)i * g->l2_entry_len;
+		struct format_straight run;
+
+		n = format_l2_straight(g, p, g->l2_entries - i, &run);
+		if (n > 0) {
+			ret = refresh_straight(m, o, p, n, &run, &changed, err);
+		} else {
+			ret = refresh_entry(m, o, p, &changed, err);
+			n = 1;
+		}
+	}
 	if (ret == 0 && changed) {
 		ret = storage_write(m->file, table, (size_t)g->cluster_size, table_off, err);
 		meta_cache_forget(m->l2, table_off, g->cluster_size);
@@ -255,13 +315,14 @@ int meta_refresh_copied(struct meta *m, struct qcow2_error *err)
 	for (uint32_t i = 0; i < m->l1_entries && ret == 0; i++) {
 		uint64_t raw = meta_l1_get(m, i);
 		struct format_l1_entry e = format_l1_decode(&m->geometry, raw);
+		uint64_t one = 1;
 		bool single;
 
 		if (e.l2_off == 0 || e.faults & FORMAT_FAULT_FATAL)
 			continue;
 		ret = refresh_table(m, &o, table, e.l2_off, err);
 		if (ret == 0)
-			ret = is_single(m, &o, meta_cluster_of(m, e.l2_off), &single, err);
+			ret = is_single(m, &o, meta_cluster_of(m, e.l2_off), &one, &single, err);
 		if (ret == 0 && single != e.copied)
 			meta_l1_set(m, i, raw ^ LAYOUT_ENTRY_COPIED, true);
 	}

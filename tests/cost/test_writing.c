@@ -299,6 +299,37 @@ static void a_subcluster_over_a_backing_file_is_not_filled(void **state)
 	end(&t);
 }
 
+/* Whatever the snapshot and the disk have in common is neither read nor written. */
+static void going_back_costs_what_changed_since(void **state)
+{
+	struct world_config many = plain;
+	struct history h;
+	struct costed t;
+	struct cost c;
+
+	(void)state;
+	many.cluster_bits = 9; /* 64 entries a table */
+	many.size = 64 * 64 * 512;
+	history_init(&h, NULL, 64);
+	h.only_shots = true;
+	begin(&t, &many);
+	t.r.history = &h;
+	write_at(&t, 0, many.size);
+	flush(&t);
+	assert_int_equal(run_take(&t.r), 0);
+	cost_of(&t);
+	assert_int_equal(run_go_back(&t.r, 0), 0);
+	c = cost_of(&t);
+	assert_in_range(c.reads + c.writes, 0, 16);
+	write_at(&t, 0, 512);
+	flush(&t);
+	assert_int_equal(run_go_back(&t.r, 0), 0);
+	c = cost_of(&t);
+	assert_in_range(c.reads + c.writes, 1, 24);
+	end(&t);
+	history_release(&h);
+}
+
 /* ---- zeros and discards ---- */
 
 static void zeros_in_whole_clusters_move_no_data(void **state)
@@ -346,6 +377,7 @@ int main(void)
 		cmocka_unit_test(a_durable_write_costs_what_write_and_flush_cost),
 		cmocka_unit_test(reading_and_flushing_an_idle_image_writes_nothing),
 		cmocka_unit_test(the_first_write_after_a_snapshot_copies_in_one_write),
+		cmocka_unit_test(going_back_costs_what_changed_since),
 		cmocka_unit_test(a_small_write_over_a_backing_file_is_one_write),
 		cmocka_unit_test(a_subcluster_over_a_backing_file_is_not_filled),
 		cmocka_unit_test(zeros_in_whole_clusters_move_no_data),

@@ -173,6 +173,45 @@ static void threads_that_miss_together_read_once(void **state)
 	meta_cache_free(h.cache);
 }
 
+static void neighbours_are_read_ahead_in_one_go(void **state)
+{
+	struct pattern p = {0};
+	struct meta_cache *c = cache_on(&p, 256 * SLICE);
+
+	(void)state;
+	meta_cache_read_ahead(c, 16 * SLICE, 16);
+	assert_int_equal(p.reads, 1);
+	meta_cache_read_ahead(c, 16 * SLICE, 16); /* they are there */
+	for (uint64_t i = 16; i < 32; i++)
+		expect_slice(c, i * SLICE);
+	assert_int_equal(p.reads, 1);
+	expect_slice(c, 40 * SLICE);
+	meta_cache_read_ahead(c, 36 * SLICE, 16); /* as far as to the one that is there */
+	for (uint64_t i = 36; i < 41; i++)
+		expect_slice(c, i * SLICE);
+	assert_int_equal(p.reads, 3);
+	meta_cache_free(c);
+}
+
+static void what_could_not_be_read_ahead_is_read_when_it_is_asked_for(void **state)
+{
+	struct pattern p = {.fail = true};
+	struct meta_cache *c = cache_on(&p, 256 * SLICE);
+
+	(void)state;
+	meta_cache_read_ahead(c, 16 * SLICE, 8);
+	p.fail = false;
+	for (uint64_t i = 16; i < 24; i++)
+		expect_slice(c, i * SLICE);
+	meta_cache_free(c);
+	/* more than there are places for */
+	c = cache_on(&p, 4 * SLICE);
+	meta_cache_read_ahead(c, 16 * SLICE, 16);
+	for (uint64_t i = 16; i < 32; i++)
+		expect_slice(c, i * SLICE);
+	meta_cache_free(c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -180,6 +219,8 @@ int main(void)
 		cmocka_unit_test(tables_that_fit_with_some_slack_are_read_once),
 		cmocka_unit_test(a_tiny_limit_costs_reads_but_never_fails),
 		cmocka_unit_test(a_failed_read_isnt_remembered),
+		cmocka_unit_test(neighbours_are_read_ahead_in_one_go),
+		cmocka_unit_test(what_could_not_be_read_ahead_is_read_when_it_is_asked_for),
 		cmocka_unit_test(threads_see_only_the_slice_they_asked_for),
 		cmocka_unit_test(threads_that_miss_together_read_once),
 	};
