@@ -186,25 +186,36 @@ int meta_barrier(struct meta *m, struct qcow2_error *err)
 	return ret;
 }
 
-int meta_dirty_set(struct meta *m, struct qcow2_error *err)
+/* *written: the bit counts when a barrier has followed. */
+static int write_dirty_bit(struct meta *m, bool *written, struct qcow2_error *err)
 {
 	uint64_t bits = m->header.incompatible | LAYOUT_INCOMPAT_DIRTY;
 	int ret;
 
+	*written = false;
 	if (m->header.version < 3 || atomic_load(&m->engine->dirty_bit))
 		return 0;
 	ret = meta_super_write_incompatible(m, bits, err);
-	if (ret == 0)
-		ret = meta_barrier(m, err);
-	if (ret == 0)
+	*written = ret == 0;
+	return ret;
+}
+
+/* A barrier that covers the dirty bit too, if that was written. */
+static int barrier_with_bit(struct meta *m, bool written, struct qcow2_error *err)
+{
+	int ret = meta_barrier(m, err);
+
+	if (ret == 0 && written)
 		atomic_store(&m->engine->dirty_bit, true);
 	return ret;
 }
 
-/* Rule 8: before the first table is written whose clusters aren't counted on disk. */
-static int excuse_counts(struct meta *m, struct qcow2_error *err)
+int meta_dirty_set(struct meta *m, struct qcow2_error *err)
 {
-	return m->engine->lazy ? meta_dirty_set(m, err) : 0;
+	bool written;
+	int ret = write_dirty_bit(m, &written, err);
+
+	return ret == 0 && written ? barrier_with_bit(m, true, err) : ret;
 }
 
 /*
@@ -265,6 +276,7 @@ static int write_copies(struct meta *m, const struct commit *c, bool durable,
 {
 	struct meta_order *o = &m->engine->order;
 	bool tables = c->l2.count > 0 || c->l1.count > 0;
+	bool bit = false; /* rule 8: the tables' clusters may not be counted on disk */
 	int ret = 0;
 
 	if (c->refs.count > 0)
@@ -273,12 +285,12 @@ static int write_copies(struct meta *m, const struct commit *c, bool durable,
 		durable = true;
 	else
 		ret = meta_cache_write_dirty(m->engine->refs, &c->refs, err);
-	if (ret == 0 && tables && !META_BROKEN(8))
-		ret = excuse_counts(m, err);
+	if (ret == 0 && tables && m->engine->lazy && !META_BROKEN(8))
+		ret = write_dirty_bit(m, &bit, err);
 	if (ret == 0 && tables)
 		ret = reach_end(m, err);
-	if (ret == 0 && tables && c->depends && !META_BROKEN(1))
-		ret = meta_barrier(m, err);
+	if (ret == 0 && (bit || (tables && c->depends && !META_BROKEN(1))))
+		ret = barrier_with_bit(m, bit, err);
 	if (ret == 0 && c->l2.count > 0) {
 		storage_event(m->file, QCOW2_EVENT_L2_UPDATE);
 		ret = meta_cache_write_dirty(m->l2, &c->l2, err);
@@ -289,8 +301,8 @@ static int write_copies(struct meta *m, const struct commit *c, bool durable,
 		ret = write_l1(m, &c->l1, err);
 	if (ret == 0 && META_BROKEN(2))
 		ret = meta_cache_write_dirty(m->engine->refs, &c->refs, err);
-	if (ret == 0 && tables && META_BROKEN(8))
-		ret = excuse_counts(m, err);
+	if (ret == 0 && tables && m->engine->lazy && META_BROKEN(8))
+		ret = meta_dirty_set(m, err);
 	if (ret == 0 && durable)
 		ret = meta_barrier(m, err);
 	/* without a barrier a change that isn't in the copies yet still needs one */

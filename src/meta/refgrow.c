@@ -270,11 +270,19 @@ static int move_table(struct meta *m, uint64_t idx, uint64_t block_off, struct q
 
 /* ---- */
 
-static int enter_block(struct meta *m, uint64_t idx, uint64_t block_off, struct qcow2_error *err)
+static int enter_block(struct meta *m, uint64_t idx, struct new_block *b, struct qcow2_error *err)
 {
-	if (idx < reftable(m)->entries)
+	uint64_t block_off = meta_off_of(m, b->at.first);
+	int ret;
+
+	if (idx < reftable(m)->entries) {
+		b->entered = true;
 		return write_entry(m, idx, block_off, err);
-	return move_table(m, idx, block_off, err);
+	}
+	ret = move_table(m, idx, block_off, err);
+	/* a table that didn't become the one points to nothing */
+	b->entered = ret == 0 || meta_check_sound(m, NULL) < 0;
+	return ret;
 }
 
 /* Writes the block and lets the table point to it. */
@@ -292,8 +300,7 @@ static int enter_new(struct meta *m, uint64_t idx, struct new_block *b, struct q
 		ret = meta_guard_add(g, META_REGION_REFBLOCK, off, m->geometry.cluster_size, err);
 	if (ret < 0)
 		return ret;
-	b->entered = true;
-	ret = enter_block(m, idx, off, err);
+	ret = enter_block(m, idx, b, err);
 	if (ret < 0)
 		meta_guard_remove(g, META_REGION_REFBLOCK, off, m->geometry.cluster_size);
 	return ret;

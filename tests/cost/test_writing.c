@@ -364,6 +364,26 @@ static void a_discard_costs_one_slice_and_one_barrier(void **state)
 	end(&t);
 }
 
+/* The bit that excuses the counts becomes durable with the data. */
+static void with_lazy_refcounts_the_first_flush_costs_no_barrier_more(void **state)
+{
+	static const struct world_config lazy = {.version = 3,
+						 .cluster_bits = 16,
+						 .refcount_bits = 16,
+						 .size = CLUSTERS * CLUSTER,
+						 .lazy = true};
+	struct costed t;
+
+	(void)state;
+	begin(&t, &lazy);
+	write_at(&t, 0, CLUSTER);
+	cost_of(&t);
+	assert_cost(flush(&t), 3, 2); /* the header, L2, L1 */
+	write_at(&t, CLUSTER, CLUSTER);
+	assert_cost(flush(&t), 2, 2);
+	end(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -382,6 +402,7 @@ int main(void)
 		cmocka_unit_test(a_subcluster_over_a_backing_file_is_not_filled),
 		cmocka_unit_test(zeros_in_whole_clusters_move_no_data),
 		cmocka_unit_test(a_discard_costs_one_slice_and_one_barrier),
+		cmocka_unit_test(with_lazy_refcounts_the_first_flush_costs_no_barrier_more),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

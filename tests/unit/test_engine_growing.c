@@ -140,10 +140,12 @@ static void test_a_table_that_couldnt_move_leaves_its_place_free(void **state)
 	char *path = engine_make(state, "image", "cluster_size=512,refcount_bits=64", "1M");
 	uint64_t table = 0;
 	struct engine_hook h = {.opaque = &table};
-	struct meta_run run;
+	struct meta_run run, before;
 	struct meta m;
 
 	open_meta(path, &h, false, &m);
+	assert_int_equal(meta_take(&m, 1, LAYOUT_HOST_OFF_MAX, &before, NULL), 0);
+	meta_untake(&m, &before);
 	h.before = fail_table;
 	assert_int_equal(meta_refs_grow(&m, m.header.reftable_clusters * 512 / 8, NULL), -EIO);
 	h.before = NULL;
@@ -151,10 +153,18 @@ static void test_a_table_that_couldnt_move_leaves_its_place_free(void **state)
 	assert_int_equal(
 		meta_guard_find(&m.engine->guard, table - 512, 1024, META_REGION_NONE, NULL),
 		META_REGION_NONE);
+	/* free too is the place of the block which made it necessary */
+	assert_int_equal(meta_take(&m, 1, LAYOUT_HOST_OFF_MAX, &run, NULL), 0);
+	assert_int_equal(run.first, before.first);
+	assert_int_equal(count_of(&m, run.first), 1);
+	meta_untake(&m, &run);
 	assert_int_equal(meta_take_at(&m, meta_cluster_of(&m, table), 1, &run, NULL), 0);
 	assert_int_equal(run.nclusters, 1);
 	meta_untake(&m, &run);
 	close_meta(&m);
+	free(path);
+	path = image_tmp_path(state, "image");
+	assert_int_equal(QEMU_IMG("check", "-q", path), 0);
 	free(path);
 }
 
