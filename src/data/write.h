@@ -158,8 +158,12 @@ int data_discard(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes,
 /* Gives clusters that have none a place, with zeros in it; prealloc: QCOW2_PREALLOC_*. */
 int data_preallocate(struct data_writer *w, uint64_t guest_off, uint64_t end, unsigned prealloc,
 		     struct qcow2_error *err);
-/* Whole clusters: the map is as if they had never been written. For a disk that becomes smaller. */
-int data_forget(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes,
+/*
+ * Whole clusters: the map is as if they had never been written. For a disk that becomes smaller or
+ * empty. give_back: the bytes aren't needed even if the change gets lost: an external data file
+ * loses them at once.
+ */
+int data_forget(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes, bool give_back,
 		struct qcow2_error *err);
 /* The same, but they hide what is below: zeros that have no place, whatever QCOW2_DISCARD_* says.
  */

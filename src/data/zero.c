@@ -327,10 +327,10 @@ int data_discard(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes,
 	return guest_off < end ? change_clusters(w, guest_off, end, &ch, err) : 0;
 }
 
-int data_forget(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes,
+int data_forget(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes, bool give_back,
 		struct qcow2_error *err)
 {
-	const struct change ch = {.forget = true, .unmap = true, .give_back = true};
+	const struct change ch = {.forget = true, .unmap = true, .give_back = give_back};
 
 	return change_clusters(w, guest_off, guest_off + len_bytes, &ch, err);
 }

@@ -64,6 +64,14 @@ struct image_tables {
 
 void image_free_tables(struct image_tables *tables);
 
+/* What the header said of the backing file before it was changed. */
+struct image_former {
+	char *name, *format;
+	struct image_former *next;
+};
+
+void image_free_former(struct image_former *former);
+
 struct qcow2_image {
 	/* immutable after open */
 	char *path;
@@ -86,6 +94,7 @@ struct qcow2_image {
 	pthread_mutex_t lock;
 	struct image_tables *older_tables; /* guarded by lock */
 	struct image_tables *tables;	   /* guarded by lock; never changes once it is there */
+	struct image_former *former;	   /* owned; the gate is closed while it changes */
 };
 
 void image_warn(const struct qcow2_image *image, const char *fmt, ...)
@@ -143,7 +152,38 @@ int image_finish_request(struct qcow2_image *image, int ret, unsigned flags, con
 /* The tables have been loaded. */
 void image_state_init(struct image_qcow2 *q);
 
+/* ---- changes of a chain (backing.c) ---- */
+
+/*
+ * The one place where an image gets another backing file: name and format as they are recorded,
+ * both NULL for none. Everything before is made durable first; a crash leaves the one or the other
+ * (but see meta_super_write_backing). The open chain stays what it was: what the image reads as
+ * follows the header only when it is opened again.
+ */
+int image_set_backing(struct qcow2_image *image, const char *name, const char *format,
+		      struct qcow2_error *err);
+
+/*
+ * Nothing is allocated in the image any more: it reads as its backing file does, which must hold
+ * all of it, durably. The image is finished then. After a failure it is as it was, or empty, and
+ * can't be changed any more.
+ */
+int image_make_empty(struct qcow2_image *image, struct qcow2_error *err);
+
+/*
+ * Opens the layer at that depth (at least 1) of top's chain anew, for writing, with top's flags;
+ * top is the image that was opened, and nobody else uses the chain. The layer's former handle is
+ * gone, unless this fails early: then all is as it was. Late: its handle is a new one that isn't
+ * changeable.
+ */
+int image_reopen_for_writing(struct qcow2_image *top, unsigned depth, struct qcow2_error *err);
+
 /* ---- references (chain.c) ---- */
+
+/* The external data file that the image names, as the policy allows; and its lock (open.c). */
+int image_open_data_file(struct qcow2_image *image, const struct qcow2_policy *policy,
+			 struct qcow2_error *err);
+int image_lock_data_file(struct qcow2_storage store, unsigned flags, struct qcow2_error *err);
 
 /*
  * The path of the file that a name stored in the image at overlay_path means, if plain local files

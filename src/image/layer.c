@@ -365,6 +365,7 @@ void image_free_layer(struct qcow2_image *image)
 {
 	image_free_tables(image->tables);
 	image_free_tables(image->older_tables);
+	image_free_former(image->former);
 	meta_gate_release(&image->raw_gate);
 	disk_close(image->disk);
 	mem_free(image->backing_path);

@@ -20,7 +20,7 @@
 
 /* ---- external data file ---- */
 
-static int lock_data_file(struct qcow2_storage store, unsigned flags, struct qcow2_error *err)
+int image_lock_data_file(struct qcow2_storage store, unsigned flags, struct qcow2_error *err)
 {
 	unsigned forbid = flags & QCOW2_OPEN_FORCE_SHARE ? 0 : QCOW2_LOCK_RESIZE;
 	unsigned use = QCOW2_LOCK_READ;
@@ -31,8 +31,8 @@ static int lock_data_file(struct qcow2_storage store, unsigned flags, struct qco
 }
 
 /* The stored name is a plain path, relative to the working directory: section 6. */
-static int open_data_file(struct qcow2_image *image, const struct qcow2_policy *policy,
-			  struct qcow2_error *err)
+int image_open_data_file(struct qcow2_image *image, const struct qcow2_policy *policy,
+			 struct qcow2_error *err)
 {
 	const char *name = image->qcow2->meta.header.ext.data_file;
 	struct qcow2_storage *store = &image->qcow2->data_file;
@@ -52,7 +52,7 @@ static int open_data_file(struct qcow2_image *image, const struct qcow2_policy *
 	if (ret == 0)
 		ret = storage_file_open(store, name, image_storage_flags(image->flags), err);
 	if (ret == 0)
-		ret = lock_data_file(*store, image->flags, err);
+		ret = image_lock_data_file(*store, image->flags, err);
 	if (ret < 0) {
 		error_prefix(err, "data file of \"%s\"", image->path);
 		return ret;
@@ -179,7 +179,7 @@ static int open_below(struct qcow2_image *top, const struct qcow2_open_options *
 			resolve_backing(last, NULL);
 		if (last->qcow2 && last->qcow2->meta.geometry.data_file &&
 		    !(last->flags & QCOW2_OPEN_INFO))
-			ret = open_data_file(last, policy, err);
+			ret = image_open_data_file(last, policy, err);
 		if (ret < 0)
 			return ret;
 		if (!wants_backing(last))

@@ -192,7 +192,7 @@ static int shrink(struct qcow2_image *image, uint64_t size_bytes, struct qcow2_e
 	if (ret == 0 && from < hidden)
 		from = min_u64(align_up(hidden, cs), align_up(old, cs));
 	if (ret == 0 && from < old)
-		ret = data_forget(q->writer, from, align_up(old, cs) - from, err);
+		ret = data_forget(q->writer, from, align_up(old, cs) - from, true, err);
 	if (ret < 0)
 		return ret;
 	ret = write_size(q, size_bytes, err);

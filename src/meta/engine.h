@@ -287,6 +287,21 @@ int meta_snapshot_delete(struct meta *m, struct meta_snapshots *s, size_t idx,
 int meta_snapshot_apply(struct meta *m, const struct format_snapshot *snap, uint64_t size_bytes,
 			struct qcow2_error *err);
 
+/* ---- emptying (empty.c, snapshot.c); the gate is closed ---- */
+
+/*
+ * Nothing is allocated any more. m->size_bytes and the snapshots stay. -ENOTSUP with an external
+ * data file.
+ */
+int meta_make_empty(struct meta *m, struct qcow2_error *err);
+/* Whether the quick way is one for this image. */
+bool meta_can_lay_out_anew(const struct meta *m);
+/*
+ * Empties it the quick way: the file becomes like a new one. After that, and after a failure half
+ * way, the image can't be changed any more until it is opened again.
+ */
+int meta_lay_out_anew(struct meta *m, struct qcow2_error *err);
+
 /* ---- as a whole (engine.c) ---- */
 
 /* Sets or clears the dirty bit, durably (version 3; else nothing happens). */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Taking, applying and deleting internal snapshots: section 12 of the reference. The gate is
- * closed.
+ * Taking, applying and deleting internal snapshots: section 12 of the reference; and emptying the
+ * disk, which is the same as applying one that is empty. The gate is closed.
  *
  * Each is one write to the header, of 24 bytes at most (rule 7): before it nothing of the snapshot
  * counts, after it all does. What refcounts and COPIED flags say in between is excused by the dirty
@@ -401,6 +401,25 @@ int meta_snapshot_apply(struct meta *m, const struct format_snapshot *snap, uint
 		} else {
 			ret = error_errno(err, -ENOMEM, "can't apply a snapshot");
 		}
+	}
+	mem_free(l1);
+	return end(m, ret, err);
+}
+
+/* ---- nothing at all ---- */
+
+/* Like a snapshot with nothing in it. */
+int meta_make_empty(struct meta *m, struct qcow2_error *err)
+{
+	uint64_t *l1 = NULL;
+	int ret = begin(m, err);
+
+	if (ret < 0)
+		return ret;
+	if (m->l1_entries > 0) {
+		l1 = mem_zalloc(m->l1_entries, sizeof(*l1));
+		ret = l1 ? apply(m, &l1, m->size_bytes, err)
+			 : error_errno(err, -ENOMEM, "can't empty the image");
 	}
 	mem_free(l1);
 	return end(m, ret, err);

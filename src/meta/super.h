@@ -7,9 +7,9 @@
  * mix in something else; m->header changes only after a write that succeeded, and then only in the
  * fields that were written. What a failed write left in the file isn't known.
  *
- * None of these flushes: what a header may point to when is for the caller to order. One call at a
- * time, and nobody reads the fields of m->header that it changes meanwhile. They change nothing
- * else of m: neither the geometry, nor size_bytes, nor the L1 table in memory.
+ * None but the last flushes: what a header may point to when is for the caller to order. One call
+ * at a time, and nobody reads the fields of m->header that it changes meanwhile. They change
+ * nothing else of m: neither the geometry, nor size_bytes, nor the L1 table in memory.
  */
 #ifndef META_SUPER_H
 #define META_SUPER_H
@@ -26,6 +26,9 @@ int meta_super_write_disk(struct meta *m, uint64_t size_bytes, uint64_t l1_off, 
 /* Bytes 48 to 59. clusters isn't 0. */
 int meta_super_write_reftable(struct meta *m, uint64_t off, uint32_t clusters,
 			      struct qcow2_error *err);
+/* Bytes 36 to 59: the L1 table, as large as it is, and a refcount table of one cluster. */
+int meta_super_write_tables(struct meta *m, uint64_t l1_off, uint64_t reftable_off,
+			    struct qcow2_error *err);
 /* Bytes 60 to 71. */
 int meta_super_write_snapshots(struct meta *m, uint32_t count, uint64_t off,
 			       struct qcow2_error *err);
@@ -48,5 +51,13 @@ int meta_super_write_autoclear(struct meta *m, uint64_t bits, struct qcow2_error
  */
 int meta_super_rewrite(struct meta *m, uint64_t incompatible, uint64_t compatible,
 		       uint64_t autoclear, struct qcow2_error *err);
+
+/*
+ * Likewise, with another backing file (super_backing.c): *name, and *format as it is recorded with
+ * it; both NULL: none. The image is open for writing, the gate closed. In two steps with barriers
+ * in between, so that a crash leaves the one or the other. On success m owns the strings, and the
+ * caller those that were there before.
+ */
+int meta_super_write_backing(struct meta *m, char **name, char **format, struct qcow2_error *err);
 
 #endif

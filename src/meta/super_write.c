@@ -100,6 +100,27 @@ int meta_super_write_reftable(struct meta *m, uint64_t off, uint32_t clusters,
 	return 0;
 }
 
+int meta_super_write_tables(struct meta *m, uint64_t l1_off, uint64_t reftable_off,
+			    struct qcow2_error *err)
+{
+	uint8_t bytes[FIELDS_MAX];
+	int ret;
+
+	assert(is_place(m, l1_off) && is_place(m, reftable_off));
+	store_be32(bytes, m->header.l1_entries);
+	store_be64(bytes + (LAYOUT_OFF_L1_OFFSET - LAYOUT_OFF_L1_SIZE), l1_off);
+	store_be64(bytes + (LAYOUT_OFF_REFTABLE_OFFSET - LAYOUT_OFF_L1_SIZE), reftable_off);
+	store_be32(bytes + (LAYOUT_OFF_REFTABLE_CLUSTERS - LAYOUT_OFF_L1_SIZE), 1);
+	ret = write_fields(m, LAYOUT_OFF_L1_SIZE, LAYOUT_OFF_REFTABLE_CLUSTERS + 4, bytes,
+			   "the places of the tables", err);
+	if (ret < 0)
+		return ret;
+	m->header.l1_off = l1_off;
+	m->header.reftable_off = reftable_off;
+	m->header.reftable_clusters = 1;
+	return 0;
+}
+
 int meta_super_write_snapshots(struct meta *m, uint32_t count, uint64_t off,
 			       struct qcow2_error *err)
 {
