@@ -22,6 +22,7 @@ ROOMS = ["base", "format", "codec", "storage", "disk", "meta", "data", "check", 
 FUNCTION_LINES = 70
 FILE_LINES = 600
 FILE_LINES_HARD = 1000
+PUBLIC_HEADER = "include/qcow2.h"  # the whole interface and its manual in one file
 COLUMNS = 100
 
 MEMORY = {"malloc", "calloc", "realloc", "reallocarray", "free", "strdup", "strndup",
@@ -184,7 +185,7 @@ def check_file_length(tree):
         lines = tree.lines(path)
         excused = any(LONG.search(line) for line in lines[:30])
         limit = FILE_LINES_HARD if excused else FILE_LINES
-        if len(lines) - 1 > limit:
+        if len(lines) - 1 > limit and path != PUBLIC_HEADER:
             yield path, limit, f"{len(lines) - 1} lines, more than {limit}"
 
 

@@ -778,6 +778,87 @@ int qcow2_convert(struct qcow2_image *const *sources, size_t nsources, const cha
 		  const struct qcow2_convert_options *options, struct qcow2_convert_result *result,
 		  struct qcow2_error *err);
 
+#define QCOW2_COMMIT_KEEP 1u /* the image isn't emptied */
+
+struct qcow2_commit_options {
+	size_t struct_size;
+	unsigned flags; /* QCOW2_COMMIT_* */
+	/* which file of the chain to write into: as an image names it, or any path to it; NULL: the
+	   backing file itself */
+	const char *base;
+	unsigned threads;    /* 0: one a core; never changes the result */
+	uint64_t rate_limit; /* bytes a second; 0: none */
+	struct qcow2_progress progress;
+};
+#define QCOW2_COMMIT_OPTIONS_INIT                                                                  \
+	{                                                                                          \
+		QCOW2_MEMBER(struct_size) sizeof(struct qcow2_commit_options)                      \
+	}
+
+struct qcow2_commit_result {
+	uint64_t data_bytes; /* moved */
+	bool emptied;	     /* nothing is allocated in the image any more */
+};
+
+/*
+ * Writes what the image, which is open for writing with its chain, and the layers below it hold
+ * into their base, which is opened for writing for that. A smaller base grows to the size of the
+ * disk; of a larger one the rest stays. When all that is durable the image is emptied, if its own
+ * backing file is the base. Layers between the image and the base stay as they are, but read as
+ * something else, now that what is below them has changed: they are of no use any more.
+ *
+ * While it runs, and after a crash at any point, the image reads as before. A call that failed or
+ * was cancelled has done a part of the work and no harm. After success the image is finished as by
+ * qcow2_finish. No other call on the image or its layers may be running, and handles that
+ * qcow2_backing gave are invalid afterwards. result may be NULL.
+ *
+ * -EINVAL: it has no backing file; -ENOENT: base isn't in its chain; -EAGAIN: the base is in use,
+ * also by another overlay that is open.
+ */
+int qcow2_commit(struct qcow2_image *image, const struct qcow2_commit_options *options,
+		 struct qcow2_commit_result *result, struct qcow2_error *err);
+
+#define QCOW2_REBASE_UNSAFE                                                                        \
+	1u /* the header alone: what isn't allocated reads as the new backing file has it */
+#define QCOW2_REBASE_COMPRESS 2u /* what is copied becomes compressed clusters */
+
+struct qcow2_rebase_options {
+	size_t struct_size;
+	unsigned flags;		    /* QCOW2_REBASE_* */
+	const char *backing_format; /* "qcow2", "raw"; needed with a backing file */
+	const struct qcow2_policy
+		*policy;	     /* for opening the new backing file; NULL: any local file */
+	unsigned backing_open_flags; /* QCOW2_OPEN_DIRECT, _FORCE_SHARE: of the new chain */
+	unsigned threads;	     /* 0: one a core; never changes the result */
+	int compression_level;	     /* 0: the default */
+	struct qcow2_progress progress;
+};
+#define QCOW2_REBASE_OPTIONS_INIT                                                                  \
+	{                                                                                          \
+		QCOW2_MEMBER(struct_size) sizeof(struct qcow2_rebase_options)                      \
+	}
+
+struct qcow2_rebase_result {
+	uint64_t data_bytes; /* copied into the image */
+};
+
+/*
+ * Gives the image, which is open for writing, another backing file, or none (NULL). The name is
+ * stored as it is; a relative one is meant from where the image is. The disk reads as before: what
+ * the new chain has otherwise is copied into the image first, so it must be open with its present
+ * chain; or it is not the same disk any more, with QCOW2_REBASE_UNSAFE, which opens neither chain.
+ *
+ * Cut off at any point the image has one of both backing files and reads as before; a call that
+ * failed or was cancelled leaves the old one. After success it is finished as by qcow2_finish: open
+ * it again to use it. result may be NULL.
+ *
+ * -EINVAL: no format, a name that is too long, the image itself is in the new chain, or its
+ * external data file is raw; -ENOSPC: the name doesn't fit into the header.
+ */
+int qcow2_rebase(struct qcow2_image *image, const char *backing_file,
+		 const struct qcow2_rebase_options *options, struct qcow2_rebase_result *result,
+		 struct qcow2_error *err);
+
 #define QCOW2_COMPARE_STRICT 1u /* sizes and allocation must be the same too */
 
 enum qcow2_compare_verdict {

@@ -81,7 +81,7 @@ int tool_open(struct qcow2_image **image, const char *path, const char *format,
 	rc = qcow2_open(image, path, &options, &err);
 	if (rc == 0 && !(flags & QCOW2_OPEN_INFO))
 		tell_damage(*image);
-	if (rc == -EAGAIN && !(flags & QCOW2_OPEN_FORCE_SHARE))
+	if (rc == -EAGAIN && !(flags & (QCOW2_OPEN_FORCE_SHARE | QCOW2_OPEN_WRITE)))
 		tool_explain(&err, "-U reads it all the same");
 	else if (rc < 0)
 		tool_explain(&err, NULL);

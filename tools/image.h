@@ -35,7 +35,7 @@ void tool_warn(void *opaque, const char *sentence);
 void tool_explain(const struct qcow2_error *err, const char *advice);
 
 /*
- * Opens an image for reading, local references followed, flags QCOW2_OPEN_*. Says what went wrong.
+ * Opens an image, local references followed, flags QCOW2_OPEN_*. Says what went wrong.
  * The snapshot may be NULL.
  */
 int tool_open(struct qcow2_image **image, const char *path, const char *format,

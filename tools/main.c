@@ -22,6 +22,7 @@ static const struct verb verbs[] = {
 	{&create_command, verb_create},	    {&info_command, verb_info},
 	{&map_command, verb_map},	    {&convert_command, verb_convert},
 	{&compare_command, verb_compare},   {&check_command, verb_check},
+	{&commit_command, verb_commit},	    {&rebase_command, verb_rebase},
 	{&dump_command, verb_dump},	    {&io_command, verb_io},
 	{&snapshot_command, verb_snapshot},
 };

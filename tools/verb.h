@@ -7,6 +7,7 @@
 
 /* argv[0] is the verb's name. Returns the exit code. */
 int verb_check(int argc, char **argv);
+int verb_commit(int argc, char **argv);
 int verb_compare(int argc, char **argv);
 int verb_convert(int argc, char **argv);
 int verb_create(int argc, char **argv);
@@ -14,9 +15,11 @@ int verb_dump(int argc, char **argv);
 int verb_info(int argc, char **argv);
 int verb_io(int argc, char **argv);
 int verb_map(int argc, char **argv);
+int verb_rebase(int argc, char **argv);
 int verb_snapshot(int argc, char **argv);
 
 extern const struct cli_command check_command;
+extern const struct cli_command commit_command;
 extern const struct cli_command compare_command;
 extern const struct cli_command convert_command;
 extern const struct cli_command create_command;
@@ -24,6 +27,7 @@ extern const struct cli_command dump_command;
 extern const struct cli_command info_command;
 extern const struct cli_command io_command;
 extern const struct cli_command map_command;
+extern const struct cli_command rebase_command;
 extern const struct cli_command snapshot_command;
 
 /* The programs that the command stands in for, when it is called by their names. */

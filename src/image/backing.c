@@ -213,6 +213,9 @@ static void replace(struct qcow2_image *top, struct qcow2_image *above, unsigned
 {
 	struct qcow2_image *old = above->backing;
 
+	/* they say what the layers below the top have, which will change */
+	data_hints_free(top->layers.hints);
+	top->layers.hints = NULL;
 	layer->backing = old->backing;
 	layer->layers = old->layers;
 	layer->backing_path = mem_steal(&old->backing_path);

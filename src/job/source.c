@@ -11,33 +11,6 @@
 #define SALVAGE_STEP 512
 #define UNSEEN 0xff /* a block that no run has touched yet */
 
-int job_source_init(struct job_source *s, struct qcow2_image *const *images, size_t nimages,
-		    struct qcow2_error *err)
-{
-	uint64_t sum = 0;
-	int ret;
-
-	for (size_t i = 0; i < nimages; i++) {
-		ret = image_check_readable(images[i], err);
-		if (ret < 0)
-			return ret;
-	}
-	*s = (struct job_source){.images = images, .nimages = nimages};
-	s->starts = mem_zalloc(nimages + 1, sizeof(*s->starts));
-	if (!s->starts)
-		return error_errno(err, -ENOMEM, "can't set up the copy");
-	for (size_t i = 0; i < nimages; i++) {
-		s->starts[i] = sum;
-		if (!add_fits(sum, qcow2_size(images[i]), &sum) || sum > INT64_MAX) {
-			job_source_release(s);
-			return error_set(err, -EFBIG, "the sources together are too large");
-		}
-	}
-	s->starts[nimages] = sum;
-	s->size_bytes = sum;
-	return 0;
-}
-
 void job_source_release(struct job_source *s)
 {
 	mem_free(s->starts);
@@ -83,41 +56,43 @@ static size_t image_at(const struct job_source *s, uint64_t guest_off)
 	return i;
 }
 
-/* A run at guest_off, in one image, as the copy sees it. */
-struct piece {
-	enum job_block kind;
-	uint64_t len_bytes;
-	struct qcow2_image *image;
-	uint64_t image_off;
-};
-
-static int map_piece(const struct job_source *s, uint64_t guest_off, struct piece *p,
+/* With salvage a range whose tables are damaged counts as data: reading it tells the damage. */
+static int map_piece(const void *of, uint64_t guest_off, struct job_piece *p,
 		     struct qcow2_error *err)
 {
+	const struct job_source *s = of;
 	size_t i = image_at(s, guest_off);
 	struct data_layers layers = s->images[i]->layers;
 	struct data_run r;
 	int ret;
 
-	p->kind = JOB_BLOCK_ZERO;
-	p->image = s->images[i];
-	p->image_off = guest_off - s->starts[i];
-	if (s->top_only)
-		layers.count = 1;
+	if (s->nlayers && s->nlayers < layers.count) {
+		layers.count = s->nlayers;
+		layers.hints = NULL; /* what is remembered of a chain is about all of it */
+	}
 	/* up to the end of the image: a long hole is passed in one step */
-	ret = data_map(&layers, p->image_off, s->starts[i + 1] - guest_off, &r, err);
-	if (ret < 0)
-		return ret;
-	p->len_bytes = r.run.len_bytes;
+	ret = data_map(&layers, guest_off - s->starts[i], s->starts[i + 1] - guest_off, &r, err);
+	if (ret < 0) {
+		*p = (struct job_piece){.kind = JOB_BLOCK_DATA, .len_bytes = SALVAGE_STEP};
+		return s->salvage ? 0 : ret;
+	}
+	*p = (struct job_piece){.kind = JOB_BLOCK_ZERO, .len_bytes = r.run.len_bytes};
 	if (r.run.kind == DISK_RUN_DATA || r.run.kind == DISK_RUN_COMPRESSED)
 		p->kind = JOB_BLOCK_DATA;
-	else if (r.run.kind == DISK_RUN_ABSENT && s->top_only && s->images[i]->layers.count > 1)
+	else if (r.run.kind == DISK_RUN_ABSENT && layers.count < s->images[i]->layers.count)
 		p->kind = JOB_BLOCK_ABSENT;
 	return 0;
 }
 
+/* A range that lies in one image. */
+struct part {
+	struct qcow2_image *image;
+	uint64_t image_off;
+	uint64_t len_bytes;
+};
+
 /* Reads what it can, a sector at a time; the rest is zero and told. */
-static void salvage(const struct piece *p, uint64_t guest_off, uint8_t *buf, size_t len,
+static void salvage(const struct part *p, uint64_t guest_off, uint8_t *buf, size_t len,
 		    job_unreadable_fn unreadable, void *opaque)
 {
 	struct qcow2_error why;
@@ -133,7 +108,7 @@ static void salvage(const struct piece *p, uint64_t guest_off, uint8_t *buf, siz
 	}
 }
 
-static int read_piece(const struct job_source *s, const struct piece *p, uint64_t guest_off,
+static int read_piece(const struct job_source *s, const struct part *p, uint64_t guest_off,
 		      uint8_t *buf, size_t len, job_unreadable_fn unreadable, void *opaque,
 		      struct qcow2_error *err)
 {
@@ -164,27 +139,21 @@ static bool any_data(const uint8_t *states, size_t n)
 	return memchr(states, JOB_BLOCK_DATA, n) != NULL;
 }
 
-/*
- * First pass: what is in each block, without reading. *quiet as in the header. With salvage a
- * range whose tables are damaged counts as data: reading it tells the damage.
- */
-static int map_blocks(const struct job_source *s, uint64_t guest_off, size_t len, size_t block_size,
-		      uint8_t *states, uint64_t *quiet, struct qcow2_error *err)
+int job_map_blocks(int (*map)(const void *of, uint64_t guest_off, struct job_piece *piece,
+			      struct qcow2_error *err),
+		   const void *of, uint64_t guest_off, uint64_t end, size_t block_size,
+		   uint8_t *states, uint64_t *quiet, struct qcow2_error *err)
 {
-	uint64_t end = min_u64(guest_off + len, s->size_bytes);
 	uint64_t pos = guest_off;
-	struct piece p;
+	struct job_piece p;
 	int ret;
 
 	*quiet = 0;
+	memset(states, UNSEEN, (size_t)div_ceil(end - guest_off, block_size));
 	while (pos < end) {
-		ret = map_piece(s, pos, &p, err);
-		if (ret < 0) {
-			if (!s->salvage)
-				return ret;
-			p.kind = JOB_BLOCK_DATA;
-			p.len_bytes = SALVAGE_STEP;
-		}
+		ret = map(of, pos, &p, err);
+		if (ret < 0)
+			return ret;
 		if (pos == guest_off && p.kind != JOB_BLOCK_DATA)
 			*quiet = p.len_bytes;
 		p.len_bytes = min_u64(p.len_bytes, end - pos);
@@ -193,6 +162,15 @@ static int map_blocks(const struct job_source *s, uint64_t guest_off, size_t len
 		pos += p.len_bytes;
 	}
 	return 0;
+}
+
+size_t job_run_of_blocks(const uint8_t *states, size_t first, size_t nblocks)
+{
+	size_t end = first + 1;
+
+	while (end < nblocks && states[end] == states[first])
+		end++;
+	return end;
 }
 
 /* Reads all blocks from first to end, which are DATA, in one go for each image. */
@@ -205,7 +183,7 @@ static int read_blocks(const struct job_source *s, uint64_t guest_off, uint8_t *
 
 	while (pos < end) {
 		size_t i = image_at(s, pos);
-		struct piece p = {
+		struct part p = {
 			.image = s->images[i],
 			.image_off = pos - s->starts[i],
 			.len_bytes = min_u64(end, s->starts[i + 1]) - pos,
@@ -221,33 +199,53 @@ static int read_blocks(const struct job_source *s, uint64_t guest_off, uint8_t *
 	return 0;
 }
 
-int job_source_read(const struct job_source *s, uint64_t guest_off, size_t len, size_t block_size,
-		    uint8_t *buf, uint8_t *states, uint64_t *quiet, job_unreadable_fn unreadable,
-		    void *opaque, struct qcow2_error *err)
+static int read_source(const struct job_reader *r, uint64_t guest_off, size_t len,
+		       size_t block_size, uint8_t *buf, uint8_t *states, uint64_t *quiet,
+		       job_unreadable_fn unreadable, void *opaque, struct qcow2_error *err)
 {
-	size_t nblocks = (len + block_size - 1) / block_size;
-	size_t first = 0;
-	int ret;
+	const struct job_source *s = (const struct job_source *)r;
+	uint64_t end = min_u64(guest_off + len, s->size_bytes);
+	size_t nblocks = (size_t)div_ceil(end - guest_off, block_size);
+	int ret = job_map_blocks(map_piece, s, guest_off, end, block_size, states, quiet, err);
 
-	memset(states, UNSEEN, nblocks);
-	ret = map_blocks(s, guest_off, len, block_size, states, quiet, err);
 	if (ret < 0 || !any_data(states, nblocks))
 		return ret;
 	*quiet = 0;
-	while (first < nblocks) {
-		size_t end = first + 1;
+	for (size_t first = 0, next; ret == 0 && first < nblocks; first = next) {
+		size_t at = first * block_size;
 
-		while (end < nblocks && states[end] == states[first])
-			end++;
-		if (states[first] == JOB_BLOCK_DATA) {
-			size_t at = first * block_size;
-			size_t n = min_u64(end * block_size, len) - at;
-
-			ret = read_blocks(s, guest_off + at, buf + at, n, unreadable, opaque, err);
-			if (ret < 0)
-				return ret;
-		}
-		first = end;
+		next = job_run_of_blocks(states, first, nblocks);
+		if (states[first] == JOB_BLOCK_DATA)
+			ret = read_blocks(s, guest_off + at, buf + at,
+					  min_u64(next * block_size, len) - at, unreadable, opaque,
+					  err);
 	}
+	return ret;
+}
+
+int job_source_init(struct job_source *s, struct qcow2_image *const *images, size_t nimages,
+		    struct qcow2_error *err)
+{
+	uint64_t sum = 0;
+	int ret;
+
+	for (size_t i = 0; i < nimages; i++) {
+		ret = image_check_readable(images[i], err);
+		if (ret < 0)
+			return ret;
+	}
+	*s = (struct job_source){.reader.read = read_source, .images = images, .nimages = nimages};
+	s->starts = mem_zalloc(nimages + 1, sizeof(*s->starts));
+	if (!s->starts)
+		return error_errno(err, -ENOMEM, "can't set up the copy");
+	for (size_t i = 0; i < nimages; i++) {
+		s->starts[i] = sum;
+		if (!add_fits(sum, qcow2_size(images[i]), &sum) || sum > INT64_MAX) {
+			job_source_release(s);
+			return error_set(err, -EFBIG, "the sources together are too large");
+		}
+	}
+	s->starts[nimages] = sum;
+	s->size_bytes = sum;
 	return 0;
 }

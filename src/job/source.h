@@ -8,20 +8,40 @@
 
 #include "image/image.h"
 
+/* A range that couldn't be read, with salvage. */
+typedef void (*job_unreadable_fn)(void *opaque, uint64_t guest_off, uint64_t len_bytes,
+				  const char *why);
+
+/* Something that is read in blocks. On any thread. */
+struct job_reader {
+	/*
+	 * Looks at [guest_off, guest_off + len) in blocks of block_size (a power of two that
+	 * divides guest_off): fills states[] (enum job_block), and buf wherever a block is DATA
+	 * (with zeros past the end). Neither holes nor zeros are read. *quiet is how far from
+	 * guest_off on all is alike and not data, 0 if there is data: it may reach far behind the
+	 * range.
+	 */
+	int (*read)(const struct job_reader *r, uint64_t guest_off, size_t len, size_t block_size,
+		    uint8_t *buf, uint8_t *states, uint64_t *quiet, job_unreadable_fn unreadable,
+		    void *opaque, struct qcow2_error *err);
+};
+
+enum job_block {
+	JOB_BLOCK_ABSENT, /* nothing is to be written */
+	JOB_BLOCK_ZERO,
+	JOB_BLOCK_DATA,
+};
+
 struct job_source {
+	struct job_reader reader;
 	/* immutable */
 	struct qcow2_image *const *images;
 	uint64_t *starts; /* of each image in the whole, and the end: nimages + 1 */
 	size_t nimages;
 	uint64_t size_bytes;
-	bool top_only; /* what the first layer leaves to a backing file is ABSENT */
+	/* of each image so many are looked at, what they leave to those below is ABSENT; 0: all */
+	unsigned nlayers;
 	bool salvage;
-};
-
-enum job_block {
-	JOB_BLOCK_ABSENT, /* only with top_only */
-	JOB_BLOCK_ZERO,
-	JOB_BLOCK_DATA,
 };
 
 /* -EINVAL if one of them is open for information only. */
@@ -33,18 +53,23 @@ void job_source_release(struct job_source *s);
 int job_source_differs(struct qcow2_storage store, const char *path,
 		       const struct job_source *source, struct qcow2_error *err);
 
-/* A range that couldn't be read, with salvage. */
-typedef void (*job_unreadable_fn)(void *opaque, uint64_t guest_off, uint64_t len_bytes,
-				  const char *why);
+/* What is at guest_off. */
+struct job_piece {
+	enum job_block kind;
+	uint64_t len_bytes;
+};
 
 /*
- * Looks at [guest_off, guest_off + len) in blocks of block_size (a power of two that divides
- * guest_off): fills states[], and buf wherever a block is DATA (with zeros past the end of the
- * source). Neither holes nor zeros are read. *quiet is how far from guest_off on all is alike and
- * not data, 0 if there is data: it may reach far behind the range.
+ * First pass of a reader: what is in each block, without reading, as map tells it of one piece
+ * after the other. A block that is partly of one kind and partly of another is DATA. *quiet as
+ * above.
  */
-int job_source_read(const struct job_source *s, uint64_t guest_off, size_t len, size_t block_size,
-		    uint8_t *buf, uint8_t *states, uint64_t *quiet, job_unreadable_fn unreadable,
-		    void *opaque, struct qcow2_error *err);
+int job_map_blocks(int (*map)(const void *of, uint64_t guest_off, struct job_piece *piece,
+			      struct qcow2_error *err),
+		   const void *of, uint64_t guest_off, uint64_t end, size_t block_size,
+		   uint8_t *states, uint64_t *quiet, struct qcow2_error *err);
+
+/* The end of the blocks that have the state of the first. */
+size_t job_run_of_blocks(const uint8_t *states, size_t first, size_t nblocks);
 
 #endif

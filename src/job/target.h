@@ -92,6 +92,16 @@ int job_target_inplace(struct job_target **target, const char *path,
 		       const struct job_existing *existing, const struct qcow2_policy *policy,
 		       struct qcow2_error *err);
 
+struct job_target_how {
+	size_t block_size; /* any that divides a cluster; with compressed that of a cluster */
+	bool compressed;
+	bool asks_zero; /* what reads as zeros isn't made zero */
+};
+
+/* An image that is open for writing, qcow2 or raw; it stays the caller's, who finishes it. */
+int job_target_open_image(struct job_target **target, struct qcow2_image *image,
+			  const struct job_target_how *how, struct qcow2_error *err);
+
 /* -EINVAL if the file that was opened at place is one that the source is read from. */
 int job_target_differs(const struct image_place *place, const struct job_source *source,
 		       struct qcow2_error *err);

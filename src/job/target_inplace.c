@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A target that exists and holds something: a qcow2 image that is open for writing, changed in
- * place. What the source doesn't cover, snapshots, the backing file, stay as they are.
+ * A target that exists and holds something: an image that is open for writing, changed in place.
+ * What the source doesn't cover, snapshots, the backing file, stay as they are.
  *
  * Everything that changes the image is done in guest order, by whoever has the turn: which
  * clusters are handed out, when a commit comes, and which freed clusters it lets be used again
@@ -20,7 +20,9 @@
 struct inplace_target {
 	struct job_target target;
 	struct qcow2_image *image;
-	bool is_zero; /* zeros don't have to be written */
+	bool is_borrowed;
+	bool is_zero;	/* zeros don't have to be written */
+	bool asks_zero; /* nor where the image reads as zeros already */
 };
 
 static struct inplace_target *inplace_of(struct job_target *t)
@@ -28,11 +30,29 @@ static struct inplace_target *inplace_of(struct job_target *t)
 	return (struct inplace_target *)t;
 }
 
+/* Only what doesn't read as zeros. */
+static int write_missing_zeros(struct inplace_target *t, uint64_t guest_off, uint64_t len_bytes,
+			       struct qcow2_error *err)
+{
+	struct qcow2_extent e;
+	int ret = 0;
+
+	for (; ret == 0 && len_bytes > 0; guest_off += e.len_bytes, len_bytes -= e.len_bytes) {
+		ret = qcow2_map(t->image, guest_off, len_bytes, &e, err);
+		if (ret == 0 && !(e.flags & QCOW2_EXTENT_ZERO))
+			ret = qcow2_write_zeroes(t->image, guest_off, e.len_bytes,
+						 QCOW2_WRITE_MAY_UNMAP, err);
+	}
+	return ret;
+}
+
 static int write_zeros(struct inplace_target *t, uint64_t guest_off, uint64_t len_bytes,
 		       struct qcow2_error *err)
 {
 	if (t->is_zero)
 		return 0;
+	if (t->asks_zero)
+		return write_missing_zeros(t, guest_off, len_bytes, err);
 	return qcow2_write_zeroes(t->image, guest_off, len_bytes, QCOW2_WRITE_MAY_UNMAP, err);
 }
 
@@ -111,12 +131,21 @@ static void inplace_close(struct job_target *target)
 {
 	struct inplace_target *t = inplace_of(target);
 
-	qcow2_close(t->image); /* finishes it first */
+	if (!t->is_borrowed)
+		qcow2_close(t->image); /* finishes it first */
 	mem_free(t);
 }
 
 static const struct job_target_ops inplace_ops = {
 	.place = inplace_place,
+	.skip = inplace_skip,
+	.finish = inplace_finish,
+	.close = inplace_close,
+};
+
+/* A raw disk has no map that would change: any order will do. */
+static const struct job_target_ops raw_disk_ops = {
+	.write = inplace_place,
 	.skip = inplace_skip,
 	.finish = inplace_finish,
 	.close = inplace_close,
@@ -170,6 +199,27 @@ int job_target_inplace(struct job_target **target, const char *path,
 	t->target.skip_absent = true;
 	t->target.compressed = options->flags & QCOW2_CONVERT_COMPRESS;
 	t->target.compression = (int)existing->create.compression;
+	*target = &t->target;
+	return 0;
+}
+
+int job_target_open_image(struct job_target **target, struct qcow2_image *image,
+			  const struct job_target_how *how, struct qcow2_error *err)
+{
+	struct inplace_target *t = mem_zalloc(1, sizeof(*t));
+
+	if (!t)
+		return error_errno(err, -ENOMEM, "can't write \"%s\"", image->path);
+	t->target.ops = image->qcow2 ? &inplace_ops : &raw_disk_ops;
+	t->target.block_size = how->block_size;
+	t->target.skip_zero = true;
+	t->target.skip_absent = true;
+	t->target.compressed = how->compressed;
+	if (how->compressed)
+		t->target.compression = (int)image->qcow2->meta.header.compression_type;
+	t->image = image;
+	t->is_borrowed = true;
+	t->asks_zero = how->asks_zero;
 	*target = &t->target;
 	return 0;
 }

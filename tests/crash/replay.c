@@ -71,6 +71,8 @@ static bool see(struct seen *s, uint64_t key)
 
 static struct flat *flat_of(struct replay *p, const struct tape_entry *e)
 {
+	if (e->file == p->w->base.id)
+		return &p->w->base;
 	return e->file == p->w->data.id ? &p->w->data : &p->w->file;
 }
 
@@ -87,8 +89,11 @@ static void describe(struct replay *p, const char *what)
 		const struct tape_entry *e = &p->tape->entries[p->pending[i]];
 
 		complain("    %5zu %-8s %s 0x%" PRIx64 " + 0x%" PRIx64 ": %s", p->pending[i],
-			 names[e->op], e->file == 2 ? "data file" : "image", e->host_off,
-			 e->len_bytes,
+			 names[e->op],
+			 e->file == 2	? "data file"
+			 : e->file == 3 ? "backing file"
+					: "image",
+			 e->host_off, e->len_bytes,
 			 p->keep[i] == 0   ? "dropped"
 			 : p->keep[i] == 1 ? "there"
 					   : "torn");
@@ -217,6 +222,7 @@ static void examine(struct replay *p)
 		return;
 	flat_mark(&w->file);
 	flat_mark(&w->data);
+	flat_mark(&w->base);
 	for (size_t i = 0; i < p->npending; i++) {
 		const struct tape_entry *e = &p->tape->entries[p->pending[i]];
 
@@ -225,7 +231,7 @@ static void examine(struct replay *p)
 		else if (p->keep[i] == 2)
 			apply_torn(p, e, &seed);
 	}
-	key = w->file.hash ^ w->data.hash * 31;
+	key = w->file.hash ^ w->data.hash * 31 ^ w->base.hash * 37;
 	if (see(&p->states, key ^ p->x.version * 0x9e3779b97f4a7c15ull)) {
 		bool new_image = see(&p->images, key);
 
@@ -234,6 +240,7 @@ static void examine(struct replay *p)
 		if (open_state(p, new_image) < 0)
 			describe(p, "a bad state");
 	}
+	flat_undo(&w->base);
 	flat_undo(&w->data);
 	flat_undo(&w->file);
 }
@@ -304,6 +311,7 @@ static int replay(struct replay *p, unsigned samples)
 {
 	flat_hash(&p->w->file);
 	flat_hash(&p->w->data);
+	flat_hash(&p->w->base);
 	p->start_hash = p->w->file.hash;
 	if (!p->w->c.raw && p->w->c.version == 3 && p->w->c.data == DATA_INSIDE)
 		p->autoclear = load_be64(p->w->file.bytes + AUTOCLEAR);
@@ -375,7 +383,7 @@ static int record_and_replay(const struct workload *load, struct world *w,
 			     const struct crash_options *o, struct crash_counts *counts)
 {
 	struct replay p = {.o = o, .w = w, .counts = counts};
-	struct flat file_before, data_before;
+	struct flat file_before, data_before, base_before;
 	struct history h;
 	struct tape tape;
 	int ret;
@@ -384,14 +392,17 @@ static int record_and_replay(const struct workload *load, struct world *w,
 	history_init(&h, &tape, 4096);
 	flat_init(&file_before, 1);
 	flat_init(&data_before, 2);
+	flat_init(&base_before, 3);
 	flat_copy(&file_before, &w->file);
 	flat_copy(&data_before, &w->data);
-	w->file.tape = w->data.tape = p.tape = &tape;
+	flat_copy(&base_before, &w->base);
+	w->file.tape = w->data.tape = w->base.tape = p.tape = &tape;
 	expected_init(&p.x, &h, w, w->bytes, w->size);
 	ret = record(load, w, &h, o->seed);
-	w->file.tape = w->data.tape = NULL;
+	w->file.tape = w->data.tape = w->base.tape = NULL;
 	flat_copy(&w->file, &file_before);
 	flat_copy(&w->data, &data_before);
+	flat_copy(&w->base, &base_before);
 	if (ret == 0)
 		ret = rewind_and_replay(&p, samples_of(load, o));
 	else
@@ -400,6 +411,7 @@ static int record_and_replay(const struct workload *load, struct world *w,
 	tape_release(&tape);
 	flat_release(&file_before);
 	flat_release(&data_before);
+	flat_release(&base_before);
 	return ret;
 }
 

@@ -170,13 +170,25 @@ static int cross_check(struct world *w, const struct audit *a, const char *when)
 			a->corruptions, a->leaks, a->first);
 }
 
+static int audit_base(struct world *w, const char *when)
+{
+	struct audit a = {0};
+
+	if (!w->base_changes || w->c.backing != BACKING_QCOW2)
+		return 0;
+	audit_image(w->base.bytes, w->base.size, &a);
+	return a.corruptions == 0 ? 0
+				  : complain("%s: the backing file has %" PRIu64 " corruptions: %s",
+					     when, a.corruptions, a.first);
+}
+
 int world_audit(struct world *w, const char *when, struct audit *a)
 {
-	int ret = 0;
+	int ret = audit_base(w, when);
 
 	*a = (struct audit){0};
-	if (w->c.raw)
-		return 0;
+	if (w->c.raw || ret < 0)
+		return ret;
 	audit_image(w->file.bytes, w->file.size, a);
 	if (a->corruptions > (w->flags_may_miss ? a->harmless_flags : 0))
 		ret = complain("%s: %" PRIu64 " corruptions: %s", when, a->corruptions, a->first);

@@ -440,3 +440,32 @@ int run_close(struct run *r)
 		give_up_the_rest(r);
 	return part_outcome(r, ret);
 }
+
+int run_commit(struct run *r)
+{
+	struct qcow2_commit_options o = QCOW2_COMMIT_OPTIONS_INIT;
+	int ret;
+
+	if (part_skip(r))
+		return 0;
+	o.threads = 1;
+	r->w->base_changes = true;
+	snprintf(r->last, sizeof(r->last), "commit");
+	ret = part_outcome(r, qcow2_commit(r->image, &o, NULL, &r->err));
+	return ret == 0 ? run_close(r) : ret;
+}
+
+int run_rebase(struct run *r, const char *backing_file, unsigned flags)
+{
+	struct qcow2_rebase_options o = QCOW2_REBASE_OPTIONS_INIT;
+	int ret;
+
+	if (part_skip(r))
+		return 0;
+	o.threads = 1;
+	o.flags = flags;
+	o.backing_format = r->w->c.backing == BACKING_RAW ? "raw" : "qcow2";
+	snprintf(r->last, sizeof(r->last), "rebase");
+	ret = part_outcome(r, qcow2_rebase(r->image, backing_file, &o, NULL, &r->err));
+	return ret == 0 ? run_close(r) : ret;
+}

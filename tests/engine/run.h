@@ -96,6 +96,10 @@ int run_forget(struct run *r, size_t idx);
 int run_check_shots(const struct history *h, struct world *w, size_t cut, const char *when);
 /* Finishes and closes. */
 int run_close(struct run *r);
+/* The disk stays what it was, whatever happens; and the image is closed. */
+int run_commit(struct run *r);
+/* Likewise. flags: QCOW2_REBASE_*; unsafely only to another name of the backing file. */
+int run_rebase(struct run *r, const char *backing_file, unsigned flags);
 
 /* The part of a range that a discard makes zeros; may be empty. */
 void run_discard_range(const struct run *r, uint64_t *off, uint64_t *len);

@@ -4,6 +4,9 @@
  * every operation in it is a place to crash or fail at. They are named after what they put to the
  * test.
  */
+#include <stdio.h>
+#include <string.h>
+
 #include "base/bytes.h"
 #include "base/num.h"
 #include "base/work.h"
@@ -341,6 +344,63 @@ static int work_together(struct run *r)
 	return t.failures ? -1 : 0;
 }
 
+/* ---- chains ---- */
+
+/* Some of it isn't durable yet when the commit begins. */
+static int commit_all(struct run *r)
+{
+	int ret = scatter(r, 6, 3000, 4);
+
+	if (ret == 0)
+		ret = run_zero(r, 0, 2 * world_cluster(r->w), 0);
+	return ret == 0 ? run_commit(r) : ret;
+}
+
+/* The L1 table has moved, and data are where a new image has its tables. */
+static int grow_and_commit(struct run *r)
+{
+	int ret = run_resize(r, r->w->max_size);
+
+	if (ret == 0)
+		ret = run_flush(r);
+	for (unsigned i = 0; ret == 0 && i < 6; i++)
+		ret = run_write(r, (8 + i) * K, 512, FILL_NOISE, 0);
+	return ret == 0 ? run_commit(r) : ret;
+}
+
+static int flatten(struct run *r)
+{
+	int ret = scatter(r, 4, 3000, 3);
+
+	return ret == 0 ? run_rebase(r, NULL, 0) : ret;
+}
+
+static int flatten_packed(struct run *r)
+{
+	return run_rebase(r, NULL, QCOW2_REBASE_COMPRESS);
+}
+
+/* Names of one file that end before, in and behind the header's first sector. */
+static int change_name(struct run *r)
+{
+	static const size_t lengths[] = {40, 480, 60, 900, 30};
+	char name[1024];
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < ARRAY_LEN(lengths); i++) {
+		size_t len = strlen(r->w->base_path);
+
+		snprintf(name, sizeof(name), "%s-%0*u", r->w->base_path, (int)lengths[i], i);
+		name[len + lengths[i]] = '\0';
+		flat_name(name, &r->w->base);
+		if (!r->image)
+			ret = run_open(r);
+		if (ret == 0)
+			ret = run_rebase(r, name, i % 2 ? QCOW2_REBASE_UNSAFE : 0);
+	}
+	return ret;
+}
+
 /* ---- before it is opened ---- */
 
 /* An autoclear bit that nobody knows. */
@@ -466,5 +526,26 @@ const struct workload workloads[] = {
 	{IMAGE("threads-lazy", 3, 12, 16, 200 * K, .lazy = true), .threads = true,
 	 .run = work_together, .samples = 2},
 	{IMAGE("any-lazy", 3, 10, 4, 100 * K, .lazy = true), .run = anything},
+	{IMAGE("commit", 3, 12, 16, 100 * K, OVER_QCOW2, .filled = true), .run = commit_all},
+	{IMAGE("commit-512", 3, 9, 8, 40 * K, OVER_RAW, .filled = true), .run = commit_all},
+	{IMAGE("commit-larger", 3, 12, 16, 500 * K, OVER_QCOW2, .filled = true), .run = commit_all,
+	 .samples = 1},
+	{IMAGE("commit-snapshot", 3, 12, 16, 60 * K, OVER_QCOW2, SNAPSHOT), .run = commit_all},
+	{IMAGE("commit-grown", 3, 9, 16, 30 * K, OVER_RAW, .max_size = 2050 * K),
+	 .run = grow_and_commit, .samples = 1},
+	{IMAGE("commit-v2", 2, 12, 16, 60 * K, OVER_RAW, .filled = true), .run = commit_all},
+	{IMAGE("commit-lazy", 3, 12, 16, 60 * K, OVER_QCOW2, .lazy = true), .run = commit_all,
+	 .samples = 1},
+	{IMAGE("commit-subclusters", 3, 14, 16, 100 * K, OVER_QCOW2, .extended = true),
+	 .run = commit_all, .samples = 1},
+	{IMAGE("commit-data-file", 3, 12, 16, 60 * K, OVER_QCOW2, .data = DATA_FILE),
+	 .run = commit_all, .samples = 1},
+	{IMAGE("flatten", 3, 12, 16, 100 * K, OVER_QCOW2, .filled = true), .run = flatten},
+	{IMAGE("flatten-subclusters", 3, 14, 16, 100 * K, OVER_RAW, .extended = true),
+	 .run = flatten, .samples = 1},
+	{IMAGE("flatten-packed", 3, 12, 16, 100 * K, OVER_QCOW2, .raw = false),
+	 .run = flatten_packed, .samples = 1},
+	{IMAGE("rename", 3, 12, 16, 20 * K, OVER_RAW), .run = change_name},
+	{IMAGE("rename-512", 2, 9, 16, 20 * K, OVER_RAW), .run = flatten},
 };
 const unsigned nworkloads = ARRAY_LEN(workloads);

@@ -50,6 +50,7 @@ struct world {
 	uint64_t size, max_size, state_size, total;
 	uint8_t *snapshot_bytes; /* what the snapshot reads as; NULL: there is none */
 	uint64_t snapshot_size;
+	bool base_changes; /* a commit writes to it; it is judged like the image */
 	/*
 	 * A snapshot operation may have been cut off in version 2, where no dirty bit excuses the
 	 * COPIED flags that it leaves unset.

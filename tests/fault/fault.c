@@ -130,7 +130,7 @@ static void on_alarm(int sig)
 struct trial {
 	const struct workload *load;
 	struct world *w;
-	const struct flat *file, *data; /* at the start */
+	const struct flat *file, *data, *base; /* at the start */
 	const uint8_t *bytes;
 	uint64_t size, seed, most;
 	struct run r;
@@ -141,6 +141,8 @@ static void start_over(struct trial *t)
 {
 	flat_copy(&t->w->file, t->file);
 	flat_copy(&t->w->data, t->data);
+	if (t->w->base_changes)
+		flat_copy(&t->w->base, t->base);
 	memcpy(t->w->bytes, t->bytes, t->w->total);
 	t->w->size = t->size;
 }
@@ -313,7 +315,7 @@ static int sweep(struct trial *t, const struct kind *kind, const struct options 
 
 static bool run_workload(const struct workload *load, const struct options *o)
 {
-	struct flat file, data;
+	struct flat file, data, base;
 	struct world w;
 	struct trial t = {.load = load, .w = &w, .seed = o->seed, .most = o->most};
 	int ret = world_make(&w, &load->config, o->seed);
@@ -321,14 +323,17 @@ static bool run_workload(const struct workload *load, const struct options *o)
 
 	flat_init(&file, 1);
 	flat_init(&data, 2);
+	flat_init(&base, 3);
 	if (ret == 0 && load->prepare)
 		load->prepare(&w);
 	if (ret == 0) {
 		flat_copy(&file, &w.file);
 		flat_copy(&data, &w.data);
+		flat_copy(&base, &w.base);
 		memcpy(bytes, w.bytes, w.total);
 		t.file = &file;
 		t.data = &data;
+		t.base = &base;
 		t.bytes = bytes;
 		t.size = w.size;
 	}
@@ -340,6 +345,7 @@ static bool run_workload(const struct workload *load, const struct options *o)
 	free(bytes);
 	flat_release(&file);
 	flat_release(&data);
+	flat_release(&base);
 	world_release(&w);
 	return ret == 0;
 }

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""
+qcow2 rebase beside qemu-img rebase: the same image on the same two chains. Afterwards it reads as
+it did, stands on the new chain, is clean, and is told of in the same words.
+"""
+import os
+import shutil
+
+import pytest
+
+from lib.chains import KIB, KINDS, copies, facts, make_chain, raw_of
+from lib.run import qemu_img, qemu_io, tool
+from lib.seed import sample
+from lib.writing import is_clean, same_bytes
+
+MIB = 1 << 20
+KIND_NAMES = sorted(KINDS)
+
+
+def rebase_both(work, *words):
+    theirs, ours = copies(work, "theirs", "ours")
+    a = qemu_img("rebase", *words, cwd=theirs).succeeded()
+    b = tool("rebase", *words, cwd=ours).succeeded()
+    assert a.out == b.out and b.err == "", a.describe() + b.describe()
+    return theirs, ours
+
+
+def same_result(theirs, ours, before, name):
+    same_bytes(before, raw_of(ours, name, "after"))
+    # the real tool calls an image without backing file one with an empty format sometimes
+    assert facts(theirs, name) == facts(ours, name)
+    is_clean(name, cwd=ours)
+
+
+def allocated(folder, name):
+    e = qemu_img("map", "--output=json", name, cwd=folder).json()
+    return sum(x["length"] for x in e if x["depth"] == 0 and x["present"] and not x["zero"])
+
+
+@pytest.mark.parametrize("kind", sample("kinds to rebase", KIND_NAMES, 3))
+def test_onto_another_chain(kind, work, rng):
+    """A common base below both chains, and layers of different sizes."""
+    def size():
+        return rng.choice([MIB, 2 * MIB, MIB + 512, 3 * MIB])
+
+    common = make_chain(work, rng, [rng.choice(["raw", "plain", "v2"])], [2 * MIB])[0]
+    below = (common, facts(work, common)["format"])
+    old = make_chain(work, rng, [rng.choice(KIND_NAMES), kind], [size(), size()], 1, below)
+    new = make_chain(work, rng, [rng.choice(KIND_NAMES)] * rng.randrange(1, 3),
+                     [size(), size()], 5, below)
+    before = raw_of(work, old[-1], "before")
+    theirs, ours = rebase_both(work, "-b", new[-1], "-F", "qcow2", old[-1])
+    same_result(theirs, ours, before, old[-1])
+
+
+@pytest.mark.parametrize("kind", sample("kinds to flatten", KIND_NAMES, 2))
+def test_to_no_backing_file(kind, work, rng):
+    make_chain(work, rng, ["raw", "plain", kind], [MIB, 2 * MIB, 3 * MIB])
+    before = raw_of(work, "layer2", "before")
+    theirs, ours = rebase_both(work, "-b", "", "layer2")
+    same_result(theirs, ours, before, "layer2")
+    assert "backing-filename" not in facts(ours, "layer2")
+
+
+def test_to_a_layer_further_down_and_back(work, rng):
+    make_chain(work, rng, ["raw", "plain", "4k-zstd"], [MIB, 2 * MIB, 2 * MIB])
+    before = raw_of(work, "layer2", "before")
+    theirs, ours = rebase_both(work, "-b", "layer0", "-F", "raw", "layer2")
+    same_result(theirs, ours, before, "layer2")
+    assert allocated(ours, "layer2") <= allocated(theirs, "layer2")
+    tool("rebase", "-b", "layer1", "-F", "qcow2", "layer2", cwd=ours).succeeded()
+    same_bytes(before, raw_of(ours, "layer2", "again"))
+
+
+def test_the_name_alone(work, rng):
+    make_chain(work, rng, ["plain", "small"], [MIB, MIB])
+    before = raw_of(work, "layer1", "before")
+    shutil.move(work / "layer0", work / "moved")
+    theirs, ours = rebase_both(work, "-u", "-b", "moved", "-F", "qcow2", "layer1")
+    same_result(theirs, ours, before, "layer1")
+    # nothing but the header cluster has changed
+    with open(work / "layer1", "rb") as a, open(os.path.join(ours, "layer1"), "rb") as b:
+        assert a.read()[512:] == b.read()[512:]
+
+
+def test_names_of_any_length_and_none_without_looking(work):
+    for size, longest in (("4096", 1023), ("1024", 500), ("65536", 1023)):
+        qemu_img("create", "-q", "-f", "qcow2", "-o", f"cluster_size={size}", "top", "1M",
+                 cwd=work).succeeded()
+        for length in (1, longest, 30, 470, longest, 2):
+            name = "n" * length
+            tool("rebase", "-u", "-b", name, "-F", "raw", "top", cwd=work).succeeded()
+            info = qemu_img("info", "--output=json", "top", cwd=work).json()
+            assert info["backing-filename"] == name and info["backing-filename-format"] == "raw"
+        tool("rebase", "-u", "-b", "", "top", cwd=work).succeeded()
+        assert "backing-filename" not in facts(work, "top")
+        is_clean("top", cwd=work)
+
+
+def test_what_is_copied_is_compressed_on_request(work, rng):
+    for kind in ("plain", "subclusters"):
+        make_chain(work, rng, ["plain", kind], [2 * MIB, 2 * MIB])
+        before = raw_of(work, "layer1", "before")
+        plain = shutil.copy(work / "layer1", work / "plain")
+        tool("rebase", "-b", "", plain, cwd=work).succeeded()
+        tool("rebase", "-c", "-b", "", "layer1", cwd=work).succeeded()
+        same_bytes(before, raw_of(work, "layer1", "after"))
+        is_clean("layer1", cwd=work)
+        assert os.path.getsize(work / "layer1") < os.path.getsize(plain)
+
+
+def test_what_both_chains_share_is_neither_read_nor_copied(work):
+    """The shared layer is damaged where it would have to be read: nobody notices."""
+    qemu_img("create", "-q", "-f", "qcow2", "base", "8M", cwd=work).succeeded()
+    qemu_io("base", "write -c -P 5 0 64k", "write -P 6 1M 6M", cwd=work)
+    for name in ("old", "new"):
+        qemu_img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", name, cwd=work)
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "old", "-F", "qcow2", "top", cwd=work)
+    at = qemu_img("map", "--output=json", "base", cwd=work).json()
+    os.truncate(work / "base", max(e.get("offset", 0) for e in at) + 512 * KIB)
+    tool("rebase", "-b", "new", "-F", "qcow2", "top", cwd=work).succeeded()
+    assert allocated(work, "top") == 0
+    is_clean("top", cwd=work)
+
+
+def test_zeros_that_the_old_chain_has_stay_zeros(work):
+    for name, pattern in (("old", "-z"), ("new", "-P 1")):
+        qemu_img("create", "-q", "-f", "qcow2", name, "4M", cwd=work).succeeded()
+        qemu_io(name, f"write {pattern} 0 2M", cwd=work)
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "old", "-F", "qcow2", "top", cwd=work)
+    tool("rebase", "-b", "new", "-F", "qcow2", "top", cwd=work).succeeded()
+    e = qemu_img("map", "--output=json", "top", cwd=work).json()
+    assert (e[0]["length"], e[0]["zero"], e[0]["data"], e[0]["depth"]) == (2 * MIB, True, False, 0)
+    assert os.path.getsize(work / "top") < MIB
