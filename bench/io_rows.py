@@ -4,6 +4,7 @@ The rows that read and write like a guest: io_bench beside `qemu-img bench`, and
 pread and pwrite on a raw file (the limit), all with the same requests in the same order.
 """
 import os
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +15,10 @@ SIDES = ["ours", "theirs", "limit"]
 FULL = GIB  # the disk that is written already, and the one that lies below overlays
 EMPTY = 4 * GIB  # the one that isn't
 PAGE = 4096
+LAYERS = 300
+PACKED = 256 * MIB
+MAPPED_STEP = 2047 * MIB + PAGE  # qemu-img takes steps below 2 GiB
+MAPPED = ["16G", "256G", "1T"]  # disks that are mapped whole, of holes of the host's file
 
 
 def jumps(disk_bytes):
@@ -46,6 +51,9 @@ class Disks:
     def __init__(self, folder):
         self.folder = folder
         self.base = folder / "io-base.qcow2"
+        self.packed = folder / "io-packed.qcow2"
+        self.chain = folder / "io-chain"
+        self.mapped = {size: folder / f"io-mapped-{size}.qcow2" for size in MAPPED}
 
     def full(self, side):
         return self.folder / f"io-full.{side}"
@@ -63,15 +71,50 @@ class Disks:
             how = [] if side == "limit" else ["-o", "preallocation=metadata"]
             create(self.full(side), kind, FULL, *how)
             fill(self.full(side), kind, 0x22)
+        self.make_packed()
+        self.make_chain()
+        for size, path in self.mapped.items():
+            create(path, "qcow2", size, "-o", "preallocation=metadata")
         os.sync()
 
-    def remove(self):
-        for path in [self.base, *map(self.full, SIDES), *map(self.out, SIDES)]:
+    def make_packed(self):
+        """Lines of text, a different one each time, so that clusters shrink to about a third."""
+        text = self.folder / "io-text.raw"
+        with open(text, "wb") as f:
+            for n in range(0, PACKED, 64):
+                f.write(b"%031d a line of some text, %08x\n" % (n, n * 2654435761 % 2**32))
+        command("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "-W", "-m", "16", text,
+                self.packed)
+        text.unlink()
+
+    def make_chain(self):
+        """Data in the lowest layer only."""
+        self.chain.mkdir(exist_ok=True)
+        below = self.base
+        for n in range(1, LAYERS):
+            path = self.top(n)
             path.unlink(missing_ok=True)
+            command("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", below, "-F", "qcow2",
+                    path, FULL)
+            below = path
+
+    def top(self, n=LAYERS - 1):
+        return self.chain / f"{n}.qcow2"
+
+    def remove(self):
+        for path in [self.base, self.packed, *self.mapped.values(), *map(self.full, SIDES),
+                     *map(self.out, SIDES)]:
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.chain, ignore_errors=True)
 
     def empty(self, side):
         self.out(side).unlink(missing_ok=True)
         create(self.out(side), "raw" if side == "limit" else "qcow2", EMPTY)
+
+    def lazy(self, side):
+        self.out(side).unlink(missing_ok=True)
+        options = [] if side == "limit" else ["-o", "lazy_refcounts=on"]
+        create(self.out(side), "raw" if side == "limit" else "qcow2", EMPTY, *options)
 
     def overlay(self, *options):
         def make(side):
@@ -86,9 +129,11 @@ class Disks:
 class IoRow(Row):
     """A row whose file is there before the clock starts, and is looked at by qemu-img after it."""
 
-    def __init__(self, name, commands, files, make=None, writes=False, ready=MIB, **more):
+    def __init__(self, name, commands, files, make=None, writes=False, ready=MIB, theirs_times=1,
+                 **more):
         super().__init__(name, commands["ours"], commands["theirs"], limit=commands["limit"],
                          **more)
+        self.theirs_times = theirs_times
         self.files = files
         self.make = make
         self.writes = writes
@@ -114,11 +159,21 @@ class IoRow(Row):
             self.make(side)
             touch_memory(self.ready)
         sample = stopwatch.timed(self.commands[side], str(path) if self.make else None)
+        if side == "theirs" and self.theirs_times > 1:
+            self.scale(sample, stopwatch)
         # So that no other run waits for the disk. What is removed needn't get there.
         if self.writes and not self.make:
             with open(path, "rb") as f:
                 os.fsync(f.fileno())
         return sample
+
+    def scale(self, sample, stopwatch):
+        """Theirs did only a part of the requests. Opening and closing isn't scaled with them."""
+        argv = list(self.commands["theirs"])
+        argv[argv.index("-c") + 1] = "1"
+        start = stopwatch.timed(argv)
+        sample.seconds += (sample.seconds - start.seconds) * (self.theirs_times - 1)
+        sample.cpu += (sample.cpu - start.cpu) * (self.theirs_times - 1)
 
     def look_at_it(self):
         """Sound by their checker, and the same disk as theirs after the same requests."""
@@ -143,16 +198,28 @@ def plan(io_bench, folder, full):
     rounds = 11 if full else 3
     patterns = iter(range(0x31, 0x100))
 
-    def row(name, files, *options, write=True, cache="unsafe", rounds=rounds, **more):
+    def row(name, files, *options, write=True, cache="unsafe", rounds=rounds, queue=False,
+            limit=None, fewer=1, **more):
+        """
+        queue: ours from one thread too. limit: what to run instead of the raw file. fewer: theirs
+        does only one request in so many, since it takes so long.
+        """
         pattern = ["-w", f"--pattern={next(patterns)}"] if write else []
         same = ["-t", cache, *pattern, *map(str, options)]
+        theirs = ["-t", cache, *pattern, *map(str, options)]
+        if fewer > 1:
+            count = theirs.index("-c") + 1
+            theirs[count] = str(int(theirs[count]) // fewer)
         commands = {
-            "ours": [io_bench, "-f", "qcow2", *same, str(files("ours"))],
-            "theirs": ["qemu-img", "bench", "-q", "-f", "qcow2", "-i", engine, *same,
+            "ours": [io_bench, "-f", "qcow2", *["-q"] * queue, *same, str(files("ours"))],
+            "theirs": ["qemu-img", "bench", "-q", "-f", "qcow2", "-i", engine,
+                       *["-n"] * (cache == "none" and engine == "native"), *theirs,
                        str(files("theirs"))],
-            "limit": [io_bench, "-l", *same, str(files("limit"))],
+            "limit": [io_bench, "-l", *same, str(files("limit"))] if limit is None else
+                     [io_bench, "-f", "qcow2", *["-q"] * queue, *same, str(limit)],
         }
-        return IoRow(f"io: {name}", commands, files, writes=write, rounds=rounds, **more)
+        return IoRow(f"io: {name}", commands, files, writes=write, rounds=rounds,
+                     theirs_times=fewer, **more)
 
     def random(disk_bytes, count, depth):
         return ["-s", PAGE, "-S", jumps(disk_bytes), "-c", count, "-d", depth]
@@ -178,6 +245,25 @@ def plan(io_bench, folder, full):
     # these wait for the disk, which may have other things to do: more rounds
     flushes = {"cache": "writeback", "rounds": 3 * rounds}
     each = ["--flush-interval", 1]
+    for size in PAGE, 64 << 10:
+        for depth in 1, 32:
+            for write in False, True:
+                what = "writes in place" if write else "reads"
+                rows.append(row(
+                    f"{size >> 10} KiB {what}, direct, depth {depth}", disks.full, "-s", size, "-S",
+                    jumps(FULL) // PAGE // 16 * 16 * PAGE + size, "-c", 4000, "-d", depth,
+                    write=write, cache="none", queue=True, within=1.05))
+    rows += [
+        row("4 KiB reads of a compressed image", lambda side: disks.packed,
+            *random(PACKED, 8000, 1), write=False, limit=disks.base, target=10),
+        row(f"4 KiB reads through {LAYERS} layers", lambda side: disks.top(),
+            *random(FULL, 100000, 1), write=False, limit=disks.base, fewer=50, target=100,
+            within=1.3),
+        *[row(f"4 KiB reads over {size}, mapped, direct", lambda side, s=size: disks.mapped[s],
+              "-s", PAGE, "-S", MAPPED_STEP, "-c", 50000, "-d", 1, write=False, cache="none",
+              limit=disks.mapped["16G"], target=target, within=1.5)
+          for size, target in [("256G", 3), ("1T", 20)]],
+    ]
     rows += [
         row("64 KiB writes, empty, in order", disks.out, *sequential(64 << 10), make=disks.empty,
             ready=GIB // 2),
@@ -187,5 +273,7 @@ def plan(io_bench, folder, full):
             **flushes),
         row("4 KiB writes, empty, a flush after each", disks.out, *random(EMPTY, 300, 1), *each,
             make=disks.empty, **flushes),
+        row("4 KiB writes, empty, lazy refcounts, a flush after each", disks.out,
+            *random(EMPTY, 300, 1), *each, make=disks.lazy, **flushes),
     ]
     return disks, rows
