@@ -3,9 +3,11 @@
  * Compressed clusters, read.
  *
  * A request for a whole cluster is decompressed straight into the caller's buffer. A request for
- * less goes through a small cache, so that stepping through a cluster decompresses it once; two
- * threads that want the same cluster decompress it once too, the second waits. Slots are found by
- * walking the few there are under the lock; nothing is read or decompressed under it.
+ * less goes through a cache, so that stepping through a cluster decompresses it once, and what a
+ * guest reads over and over is decompressed once; two threads that want the same cluster decompress
+ * it once too, the second waits. A cluster has one small set of slots where it may be, which is
+ * walked under the lock; nothing is read or decompressed under it. A slot takes memory from its
+ * first use on.
  *
  * The descriptor (the L2 entry) is the key: it names the host bytes. Those change only after
  * everybody who found the descriptor in the map has gone, and who writes them says so
@@ -22,9 +24,9 @@
 #include "base/num.h"
 #include "format/entry.h"
 
-#define SLOTS_MAX 32
-#define SLOTS_MIN 4
-#define CACHE_BYTES (2u * 1024 * 1024)
+#define SET 8u /* slots */
+#define SLOTS_MAX 4096u
+#define CACHE_BYTES (32u * 1024 * 1024)
 #define TOOLS_KEPT 16
 
 /* What one thread needs to decompress. */
@@ -46,11 +48,11 @@ struct slot {
 struct data_packed {
 	/* immutable */
 	const struct meta *m;
-	unsigned nslots;
+	unsigned nsets; /* a power of two */
 	/* guarded by lock */
 	pthread_mutex_t lock;
 	pthread_cond_t filled;
-	struct slot slots[SLOTS_MAX];
+	struct slot *slots; /* of the first set, of the second, ...; NULL until one is needed */
 	uint64_t clock;
 	struct tool *idle;
 	unsigned nidle;
@@ -59,15 +61,12 @@ struct data_packed {
 int data_packed_new(struct data_packed **p, const struct meta *m, struct qcow2_error *err)
 {
 	struct data_packed *new = mem_zalloc(1, sizeof(*new));
+	uint64_t nslots = min_u64(CACHE_BYTES / m->geometry.cluster_size, SLOTS_MAX);
 
 	if (!new)
 		return error_errno(err, -ENOMEM, "can't set up the cache of decompressed clusters");
 	new->m = m;
-	new->nslots = (unsigned)(CACHE_BYTES / m->geometry.cluster_size);
-	if (new->nslots < SLOTS_MIN)
-		new->nslots = SLOTS_MIN;
-	if (new->nslots > SLOTS_MAX)
-		new->nslots = SLOTS_MAX;
+	new->nsets = (unsigned)max_u64(nslots / SET, 1);
 	pthread_mutex_init(&new->lock, NULL);
 	pthread_cond_init(&new->filled, NULL);
 	*p = new;
@@ -91,8 +90,9 @@ void data_packed_free(struct data_packed *p)
 		p->idle = t->next;
 		free_tool(t);
 	}
-	for (unsigned i = 0; i < p->nslots; i++)
+	for (unsigned i = 0; p->slots && i < p->nsets * SET; i++)
 		mem_free(p->slots[i].bytes);
+	mem_free(p->slots);
 	pthread_cond_destroy(&p->filled);
 	pthread_mutex_destroy(&p->lock);
 	mem_free(p);
@@ -178,23 +178,36 @@ static int inflate_cluster(struct data_packed *p, uint64_t raw, uint8_t *out,
 	return ret;
 }
 
+/* The first slot of the set where the cluster may be. */
+static struct slot *set_of(struct data_packed *p, uint64_t raw)
+{
+	return &p->slots[(raw * 0x9e3779b97f4a7c15ull >> 40 & (p->nsets - 1)) * SET];
+}
+
 static struct slot *find_locked(struct data_packed *p, uint64_t raw)
 {
-	for (unsigned i = 0; i < p->nslots; i++) {
-		if (p->slots[i].raw == raw)
-			return &p->slots[i];
+	if (!p->slots)
+		return NULL;
+	for (struct slot *s = set_of(p, raw), *end = s + SET; s < end; s++) {
+		if (s->raw == raw)
+			return s;
 	}
 	return NULL;
 }
 
-/* The slot that was used longest ago and that nobody holds; NULL if all are held. */
-static struct slot *oldest_locked(struct data_packed *p)
+/*
+ * The slot of the set that was used longest ago and that nobody holds; NULL if all are held, or
+ * memory is short.
+ */
+static struct slot *oldest_locked(struct data_packed *p, uint64_t raw)
 {
 	struct slot *best = NULL;
 
-	for (unsigned i = 0; i < p->nslots; i++) {
-		struct slot *s = &p->slots[i];
-
+	if (!p->slots)
+		p->slots = mem_zalloc(p->nsets * SET, sizeof(*p->slots));
+	if (!p->slots)
+		return NULL;
+	for (struct slot *s = set_of(p, raw), *end = s + SET; s < end; s++) {
 		if (s->pins == 0 && (!best || s->age < best->age))
 			best = s;
 	}
@@ -211,7 +224,7 @@ static struct slot *pin_slot(struct data_packed *p, uint64_t raw, bool *fill)
 	while ((s = find_locked(p, raw)) && s->filling)
 		pthread_cond_wait(&p->filled, &p->lock);
 	if (!s) {
-		s = oldest_locked(p);
+		s = oldest_locked(p, raw);
 		if (s) {
 			s->raw = raw;
 			s->filling = true;
