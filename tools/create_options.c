@@ -79,6 +79,16 @@ static const struct create_option options[TOOL_NOPTIONS] = {
  * taken. */
 static const char *const ignored[] = {"extent_size_hint", "nocow"};
 
+/* Of the help of qemu-img, which has them when it is told what file it would be. */
+static const struct {
+	const char *before, *line;
+} file_options[] = {
+	{"lazy_refcounts",
+	 "  extent_size_hint=<size> - Extent size hint for the image file, 0 to disable"},
+	{"preallocation",
+	 "  nocow=<bool (on/off)>  - Turn off copy-on-write (valid only on btrfs)"},
+};
+
 static bool is_raw(const char *format)
 {
 	return strcmp(format, "raw") == 0;
@@ -271,7 +281,23 @@ bool tool_create_has_size(const struct tool_create *create)
 	return create->lib.size != QCOW2_SIZE_FROM_BACKING;
 }
 
-void tool_create_print_help(const char *format)
+/* Raw images have no other options than those of their file. */
+static bool is_file_option(const char *format, const struct create_option *o)
+{
+	return is_raw(format) && o->choices == preallocs;
+}
+
+static void print_file_option_before(const char *format, const struct create_option *o)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(file_options) / sizeof(file_options[0]); i++)
+		if (strcmp(file_options[i].before, o->name) == 0 ||
+		    (is_file_option(format, o) && i == 0))
+			puts(file_options[i].line);
+}
+
+void tool_create_print_help(const char *format, bool has_file)
 {
 	static const char *const kinds[] = {
 		[KIND_STRING] = "str",	       [KIND_SIZE] = "size",  [KIND_NUMBER] = "num",
@@ -279,7 +305,10 @@ void tool_create_print_help(const char *format)
 	};
 	size_t i;
 
-	puts("Supported options:");
+	if (cli_is_face() && !has_file)
+		printf("Supported %s options:\n", format);
+	else
+		puts("Supported options:");
 	for (i = 0; i < TOOL_NOPTIONS; i++) {
 		const struct create_option *o = &options[i];
 		const char *help = o->help;
@@ -287,11 +316,18 @@ void tool_create_print_help(const char *format)
 
 		if (place_in(format, o) == 0)
 			continue;
+		if (cli_is_face() && has_file)
+			print_file_option_before(format, o);
+		if (cli_is_face() && !has_file && is_file_option(format, o))
+			continue;
 		if (is_raw(format) && o->choices == preallocs)
 			help = "Preallocation mode (allowed values: off, falloc, full)";
 		snprintf(form, sizeof(form), "%s=<%s>", o->name, kinds[o->kind]);
 		printf("  %-22s - %s\n", form, help);
 	}
+	if (cli_is_face() && !has_file)
+		puts("\nThe protocol level may support further options.\n"
+		     "Specify the target filename to include those options.");
 }
 
 static void print_value(const struct tool_create *create, size_t i)

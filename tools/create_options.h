@@ -27,8 +27,8 @@ int tool_create_set_list(struct tool_create *create, const char *list);
 
 bool tool_create_has_size(const struct tool_create *create);
 
-/* The table of options for -o help. */
-void tool_create_print_help(const char *format);
+/* The table of options for -o help. has_file: the command line names the image, too. */
+void tool_create_print_help(const char *format, bool has_file);
 
 /* "Formatting 'F', fmt=qcow2 cluster_size=65536 ..." from resolved options. */
 void tool_create_print(const struct tool_create *create, const char *path);

@@ -13,11 +13,6 @@
 #include "qcow2.h"
 #include "verb.h"
 
-struct verb {
-	const struct cli_command *command;
-	int (*run)(int argc, char **argv);
-};
-
 static const struct verb verbs[] = {
 	{&create_command, verb_create},	    {&info_command, verb_info},
 	{&map_command, verb_map},	    {&convert_command, verb_convert},
@@ -32,6 +27,7 @@ static const struct {
 	const char *name;
 	int (*run)(int argc, char **argv);
 } faces[] = {
+	{"qemu-img", face_qemu_img},
 	{"qemu-io", face_qemu_io},
 };
 
@@ -47,7 +43,7 @@ static void print_help(FILE *f)
 	fputs("\n'qcow2 VERB --help' tells more of a verb, 'qcow2 --version' the version.\n", f);
 }
 
-static const struct verb *find_verb(const char *name)
+const struct verb *verb_find(const char *name)
 {
 	size_t i;
 
@@ -79,7 +75,7 @@ static int help(int argc, char **argv)
 		print_help(stdout);
 		return EXIT_SUCCESS;
 	}
-	verb = find_verb(argv[1]);
+	verb = verb_find(argv[1]);
 	if (!verb)
 		return unknown_verb(argv[1]);
 	cli_print_help(verb->command);
@@ -107,7 +103,7 @@ static int run(int argc, char **argv, int *failure_status)
 	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
 	    strcmp(argv[1], "help") == 0)
 		return help(argc - 1, argv + 1);
-	verb = find_verb(argv[1]);
+	verb = verb_find(argv[1]);
 	if (!verb)
 		return unknown_verb(argv[1]);
 	*failure_status = verb->command->failure_status;

@@ -5,6 +5,14 @@
 
 #include "cli/args.h"
 
+struct verb {
+	const struct cli_command *command;
+	int (*run)(int argc, char **argv);
+};
+
+/* NULL if there is none of that name. */
+const struct verb *verb_find(const char *name);
+
 /* argv[0] is the verb's name. Returns the exit code. */
 int verb_check(int argc, char **argv);
 int verb_commit(int argc, char **argv);
@@ -31,6 +39,7 @@ extern const struct cli_command rebase_command;
 extern const struct cli_command snapshot_command;
 
 /* The programs that the command stands in for, when it is called by their names. */
+int face_qemu_img(int argc, char **argv);
 int face_qemu_io(int argc, char **argv);
 
 #endif

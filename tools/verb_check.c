@@ -26,6 +26,7 @@ struct check_args {
 	const char *undo, *undo_apply;
 	int repair, output;
 	bool force_share, quiet, progress, no_undo, keep_undo;
+	int cache;
 };
 
 static const char *const repairs[] = {"leaks", "all", NULL};
@@ -39,6 +40,8 @@ static const struct cli_option check_options[] = {
 	 "how to print the summary", tool_outputs},
 	{'U', "force-share", CLI_FLAG, offsetof(struct check_args, force_share), NULL,
 	 "check even while another program writes", NULL},
+	{'T', "cache", CLI_CHOICE, offsetof(struct check_args, cache), "CACHE",
+	 "none, directsync: no page cache", tool_cache_modes},
 	{'p', "progress", CLI_FLAG, offsetof(struct check_args, progress), NULL,
 	 "show the progress in percent", NULL},
 	{0, "undo", CLI_STRING, offsetof(struct check_args, undo), "FILE",
@@ -175,7 +178,7 @@ static char *undo_path_of(const struct check_args *args)
 	char *path;
 
 	/* qemu-img leaves no files beside an image. */
-	if (args->repair < 0 || args->no_undo || args->undo || strcmp(cli_program(), "qcow2") != 0)
+	if (args->repair < 0 || args->no_undo || args->undo || cli_is_face())
 		return NULL;
 	if (stat(args->filename, &sb) != 0 || !S_ISREG(sb.st_mode))
 		return NULL;
@@ -232,7 +235,8 @@ static int check(const struct check_args *args)
 	char *undo_path = undo_path_of(args);
 	int rc;
 
-	options.flags = args->force_share ? QCOW2_OPEN_FORCE_SHARE : 0;
+	options.flags = tool_cache_read_flags(args->cache) |
+			(args->force_share ? QCOW2_OPEN_FORCE_SHARE : 0);
 	options.repair = (unsigned)(args->repair + 1);
 	options.format = args->format;
 	options.finding = check_lines_put;
@@ -253,10 +257,12 @@ static int check(const struct check_args *args)
 			  "nothing was changed");
 		return CHECK_INCOMPLETE;
 	}
-	if (args->output == TOOL_OUTPUT_JSON)
-		print_json(&result, args->filename);
-	else if (!args->quiet)
+	if (args->output == TOOL_OUTPUT_JSON) {
+		if (!args->quiet || !cli_is_face()) /* qemu-img is quiet then, too */
+			print_json(&result, args->filename);
+	} else if (!args->quiet) {
 		print_human(&result);
+	}
 	if (result.check_errors > 0)
 		cli_error("the check couldn't be completed");
 	return exit_code(&result);
@@ -264,7 +270,7 @@ static int check(const struct check_args *args)
 
 int verb_check(int argc, char **argv)
 {
-	struct check_args args = {.repair = -1};
+	struct check_args args = {.repair = -1, .cache = TOOL_CACHE_WRITEBACK};
 	int status, first = cli_parse(&check_command, argc, argv, &args, &status);
 
 	if (first < 0)

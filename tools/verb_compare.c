@@ -113,7 +113,7 @@ int verb_compare(int argc, char **argv)
 		return status;
 	if (argc - first != 2) {
 		cli_usage("compare", "expecting two image files");
-		return EXIT_TROUBLE;
+		return cli_is_face() ? EXIT_FAILURE : EXIT_TROUBLE;
 	}
 	if (!tool_known_format(args.format[0]) || !tool_known_format(args.format[1]))
 		return EXIT_TROUBLE;

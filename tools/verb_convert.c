@@ -101,6 +101,11 @@ static int check(const struct convert_args *args, const struct tool_create *crea
 					    "don't go together");
 	if (args->compress && strcmp(create->lib.format, "raw") == 0)
 		return cli_usage("convert", "raw images can't be compressed (use -O qcow2)");
+	if (args->offload && (args->compress || args->sparse.given || args->salvage))
+		return cli_usage("convert", "-C copies as it is: it doesn't go with %s",
+				 args->compress	      ? "-c"
+				 : args->sparse.given ? "-S"
+						      : "--salvage");
 	if (nsources > 1 && create->lib.backing_file)
 		return cli_usage("convert", "a backing file of the target makes no sense with "
 					    "several sources");
@@ -270,12 +275,16 @@ int verb_convert(int argc, char **argv)
 	if (first < 0)
 		goto out;
 	status = EXIT_FAILURE;
-	if (!tool_known_format(args.format) || !tool_known_format(args.target_format))
+	if (!tool_known_format(args.format))
 		goto out;
+	cli_set_subject("convert to", format); /* not of the sources */
+	if (!tool_known_format(args.target_format))
+		goto out;
+	cli_set_subject("convert", NULL);
 	if (collect(&create, &args) < 0)
 		goto out;
 	if (create.help) {
-		tool_create_print_help(format);
+		tool_create_print_help(format, nsources >= 0);
 		status = EXIT_SUCCESS;
 		goto out;
 	}
@@ -286,8 +295,10 @@ int verb_convert(int argc, char **argv)
 		goto out;
 	tool_many_files();
 	status = EXIT_FAILURE;
-	if (open_sources(&sources, &args, argv + first, (size_t)nsources) == 0)
+	if (open_sources(&sources, &args, argv + first, (size_t)nsources) == 0) {
+		cli_set_subject("convert to", format);
 		status = convert(&sources, argv[argc - 1], &args, &create);
+	}
 out:
 	sources_release(&sources);
 	tool_create_release(&create);

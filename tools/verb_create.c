@@ -105,10 +105,13 @@ int verb_create(int argc, char **argv)
 	} else if (collect(&create, &args, noperands > 1 ? argv[first + 1] : NULL) < 0) {
 		status = EXIT_FAILURE;
 	} else if (create.help) {
-		tool_create_print_help(args.format);
+		tool_create_print_help(args.format, noperands > 0);
 		status = EXIT_SUCCESS;
-	} else if (noperands < 1 || noperands > 2) {
+	} else if (noperands < 1) {
 		status = cli_usage("create", "expecting a file and a size");
+	} else if (noperands > 2) {
+		status = cli_usage("create", "'%s' is too much: expecting a file and a size",
+				   argv[first + 2]);
 	} else {
 		tool_many_files();
 		status = make(&create, argv[first], args.quiet);

@@ -192,6 +192,8 @@ int verb_io(int argc, char **argv)
 
 int face_qemu_io(int argc, char **argv)
 {
-	cli_set_program("qemu-io");
+	static const struct cli_face qemu_io = {.program = "qemu-io"};
+
+	cli_set_face(&qemu_io);
 	return run_shell(argc, argv, true);
 }

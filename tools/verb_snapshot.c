@@ -227,7 +227,10 @@ static int snapshot(const struct order *o, const struct snapshot_args *args)
 		tool_explain(&err, rc == -EAGAIN && o->action == LIST ? "-U lists it all the same"
 								      : NULL);
 	} else if (rc == 0) {
-		rc = o->action == LIST ? list(image, args->output, &err) : change(image, o, &err);
+		if (o->action != LIST)
+			rc = change(image, o, &err);
+		else if (args->list || !cli_is_face()) /* qemu-img needs to be asked */
+			rc = list(image, args->output, &err);
 		status = rc < 0 ? explain(o, &err) : EXIT_SUCCESS;
 	}
 	qcow2_close(image);

@@ -15,7 +15,7 @@ from lib.run import REPO, tool  # noqa: E402
 
 def verbs():
     text = Path(REPO, "tools/main.c").read_text()
-    return re.findall(r"\bverb_(\w+)\b", text)
+    return re.findall(r"\{&\w+_command,\s+verb_(\w+)\}", text)
 
 
 VERBS = verbs()

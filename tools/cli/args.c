@@ -211,15 +211,25 @@ int cli_parse(const struct cli_command *command, int argc, char **argv, void *ar
 	int c;
 
 	make_tables(command, n, letters, longs);
+	cli_set_subject(command->name, NULL);
 	*status = command->failure_status;
 	opterr = 0;
-	optind = 1;
+	optind = 0; /* what a face has parsed before us is forgotten */
 	while ((c = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
 		const struct cli_option *o;
 
 		if (c == 'h' && !find(command, n, 'h')) {
-			cli_print_help(command);
+			if (!cli_face_help())
+				cli_print_help(command);
 			*status = EXIT_SUCCESS;
+			return -1;
+		}
+		if (cli_is_face() && (c == ':' || c == '?')) {
+			cli_usage(NULL,
+				  c == ':' ? "missing argument for option '%s'"
+					   : "unrecognized option '%s'",
+				  argv[optind - 1]);
+			*status = EXIT_FAILURE;
 			return -1;
 		}
 		if (c == ':') {
@@ -237,6 +247,7 @@ int cli_parse(const struct cli_command *command, int argc, char **argv, void *ar
 		if (!o || take(command, o, optarg, args) < 0)
 			return -1;
 	}
+	cli_set_subject(command->name, optind < argc ? argv[optind] : NULL);
 	return optind;
 }
 
@@ -257,11 +268,25 @@ static void put_forms(char *line, size_t size, const struct cli_option *group, s
 		snprintf(line + used, size - used, " %s", group[0].arg);
 }
 
+void cli_print_syntax(const struct cli_command *command)
+{
+	const struct cli_option *o;
+	char name[40];
+
+	printf("  %s", command->name);
+	for (o = command->options; o->letter || o->name; o++)
+		printf(" [%s%s%s]", spelled(o, name),
+		       !o->arg	   ? ""
+		       : o->letter ? " "
+				   : "=",
+		       o->arg ? o->arg : "");
+	printf(" %s\n", command->operands);
+}
+
 void cli_print_help(const struct cli_command *command)
 {
 	static const struct cli_option help = {'h', "help", .help = "show this"};
-	/* a program that we stand in for has none */
-	bool has_verbs = strcmp(cli_program(), "qcow2") == 0;
+	bool has_verbs = !cli_is_face(); /* a program that we stand in for */
 	size_t n = count_options(command), i, next;
 
 	printf("Usage: %s%s%s [OPTION]... %s\n%s\n\n", cli_program(), has_verbs ? " " : "",

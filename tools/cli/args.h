@@ -63,4 +63,7 @@ int cli_parse(const struct cli_command *command, int argc, char **argv, void *ar
 
 void cli_print_help(const struct cli_command *command);
 
+/* One line, "  info [-f FMT] [--output=human|json] FILE". */
+void cli_print_syntax(const struct cli_command *command);
+
 #endif

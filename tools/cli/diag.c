@@ -14,43 +14,104 @@
 
 #include "cli/diag.h"
 #include "cli/utf8.h"
+#include "cli/words.h"
 
 #define SENTENCE_SIZE 4096
-#define DEFAULT_PROGRAM "qcow2"
 
-static const char *program = DEFAULT_PROGRAM;
+static const struct cli_face *face;
+static const char *subject_verb, *subject_file;
 
-void cli_set_program(const char *name)
+void cli_set_face(const struct cli_face *new_face)
 {
-	program = name;
+	face = new_face;
+}
+
+bool cli_is_face(void)
+{
+	return face != NULL;
 }
 
 const char *cli_program(void)
 {
-	return program;
+	return face ? face->program : "qcow2";
 }
 
-static void say(const char *before, const char *fmt, va_list args)
-	__attribute__((format(printf, 2, 0)));
-
-static void say(const char *before, const char *fmt, va_list args)
+bool cli_face_help(void)
 {
-	char sentence[SENTENCE_SIZE];
+	if (!face || !face->print_help)
+		return false;
+	face->print_help();
+	return true;
+}
+
+void cli_set_subject(const char *verb, const char *file)
+{
+	subject_verb = verb;
+	subject_file = file;
+}
+
+/* The lines of a text, each made safe; those that begin with '\a' get the program's name. */
+static void put_lines(const char *text)
+{
+	while (*text) {
+		size_t len = strcspn(text, "\n");
+		char *line = strndup(text, len);
+
+		if (text[0] == '\a')
+			fprintf(stderr, "%s: ", cli_program());
+		if (line)
+			cli_text_put(stderr, line + (text[0] == '\a'));
+		free(line);
+		fputc('\n', stderr);
+		text += len + (text[len] == '\n');
+	}
+}
+
+/* Returns whether it has to be told where to read more: has_hint is what we would do. */
+static bool say(const char *before, bool has_hint, const char *fmt, va_list args)
+	__attribute__((format(printf, 3, 0)));
+
+static bool say(const char *before, bool has_hint, const char *fmt, va_list args)
+{
+	char sentence[SENTENCE_SIZE], theirs[SENTENCE_SIZE];
+	const struct cli_words *words = NULL;
 
 	vsnprintf(sentence, sizeof(sentence), fmt, args);
+	if (face && face->words)
+		words = cli_words_find(face->words, subject_verb, subject_file, sentence, theirs,
+				       sizeof(theirs));
+	if (words && !words->theirs)
+		return false;
 	fflush(stdout);
-	fprintf(stderr, "%s: %s", program, before);
+	fprintf(stderr, "%s: %s", cli_program(), before);
+	if (words) {
+		put_lines(theirs);
+		return words->hint == CLI_HINT_KEEP ? has_hint : words->hint == CLI_HINT_YES;
+	}
 	cli_text_put(stderr, sentence);
 	fputc('\n', stderr);
+	return has_hint;
+}
+
+static void put_hint(const char *verb)
+{
+	/* a program that we stand in for explains itself as a whole */
+	if (face)
+		verb = NULL;
+	fprintf(stderr, "Try '%s %s%s--help' for more information\n", cli_program(),
+		verb ? verb : "", verb ? " " : "");
 }
 
 int cli_error(const char *fmt, ...)
 {
 	va_list args;
+	bool has_hint;
 
 	va_start(args, fmt);
-	say("", fmt, args);
+	has_hint = say("", false, fmt, args);
 	va_end(args);
+	if (has_hint)
+		put_hint(NULL);
 	return EXIT_FAILURE;
 }
 
@@ -59,22 +120,20 @@ void cli_warn(const char *fmt, ...)
 	va_list args;
 
 	va_start(args, fmt);
-	say("warning: ", fmt, args);
+	say("warning: ", false, fmt, args);
 	va_end(args);
 }
 
 int cli_usage(const char *verb, const char *fmt, ...)
 {
 	va_list args;
+	bool has_hint;
 
 	va_start(args, fmt);
-	say("", fmt, args);
+	has_hint = say("", true, fmt, args);
 	va_end(args);
-	/* a program that we stand in for has no verbs */
-	if (strcmp(program, DEFAULT_PROGRAM) != 0)
-		verb = NULL;
-	fprintf(stderr, "Try '%s %s%s--help' for more information\n", program, verb ? verb : "",
-		verb ? " " : "");
+	if (has_hint)
+		put_hint(verb);
 	return EXIT_FAILURE;
 }
 

@@ -5,9 +5,24 @@
 
 #include <stdbool.h>
 
-/* The name that messages begin with, "qcow2" without this call. The string has to stay. */
-void cli_set_program(const char *name);
+struct cli_words;
+
+/* A program that we stand in for. */
+struct cli_face {
+	const char *program;	       /* its name, with which messages begin */
+	const struct cli_words *words; /* its sentences; NULL: ours */
+	void (*print_help)(void);      /* the only help it has; NULL: the verb's own */
+};
+
+/* Without this call the program is "qcow2". The face has to stay. */
+void cli_set_face(const struct cli_face *face);
+bool cli_is_face(void);
 const char *cli_program(void);
+/* Prints the face's own help, if it has one. */
+bool cli_face_help(void);
+
+/* What messages are about: a verb, and the file that it works on. Either may be NULL. */
+void cli_set_subject(const char *verb, const char *file);
 
 /*
  * "qcow2: <sentence>" in one line on standard error, made safe for terminals. Returns 1, the exit

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The command called as qemu-img: the same verbs under that program's manners. What differs is put
+ * in front of the arguments here or said in words.c; the few places where a verb itself prints
+ * something else ask cli_is_face().
+ */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/diag.h"
+#include "compat/words.h"
+#include "qcow2.h"
+#include "verb.h"
+
+/* The version whose behaviour the drop-in has; scripts ask for it. */
+#define QEMU_IMG_VERSION "7.2.0"
+#define BEFORE_MAX 4
+
+static char force[] = "--force", format[] = "-f", raw[] = "raw";
+
+static const struct {
+	const char *name;
+	char *before[BEFORE_MAX]; /* arguments that stand in front of those typed */
+} verbs[] = {
+	{"amend", {NULL}},
+	{"bench", {NULL}},
+	{"bitmap", {NULL}},
+	{"check", {NULL}},
+	{"commit", {NULL}},
+	{"compare", {NULL}},
+	{"convert", {force, NULL}}, /* what is there is replaced without a question */
+	{"create", {force, format, raw, NULL}},
+	{"dd", {NULL}},
+	{"info", {NULL}},
+	{"map", {NULL}},
+	{"measure", {NULL}},
+	{"snapshot", {NULL}},
+	{"rebase", {NULL}},
+	{"resize", {NULL}},
+};
+#define NVERBS (sizeof(verbs) / sizeof(verbs[0]))
+
+static void print_version(void)
+{
+	printf("qemu-img version %s (libqcow2 %s)\n", QEMU_IMG_VERSION, qcow2_version());
+}
+
+static void print_help(void)
+{
+	size_t i;
+
+	print_version();
+	puts("usage: qemu-img [standard options] command [command options]\n"
+	     "QEMU disk image utility, as libqcow2 has it\n\n"
+	     "    '-h', '--help'       display this help and exit\n"
+	     "    '-V', '--version'    output version information and exit\n"
+	     "    '-T', '--trace'      [[enable=]<pattern>][,events=<file>][,file=<file>]\n"
+	     "                         accepted without effect\n\n"
+	     "Command syntax:");
+	for (i = 0; i < NVERBS; i++) {
+		const struct verb *verb = verb_find(verbs[i].name);
+
+		if (verb)
+			cli_print_syntax(verb->command);
+	}
+	puts("\nEvery command also takes [--object objectdef].\n"
+	     "'qcow2 COMMAND --help' tells what the options do.\n\n"
+	     "Supported formats: qcow2 raw");
+}
+
+static const struct cli_face qemu_img = {
+	.program = "qemu-img",
+	.words = compat_qemu_img_words,
+	.print_help = print_help,
+};
+
+/* Objects are secrets for encrypted images, which we don't read; but what isn't one is told. */
+static int check_object(const char *definition)
+{
+	size_t len = strcspn(definition, ",");
+
+	if (len != strlen("secret") || strncmp(definition, "secret", len) != 0)
+		return cli_error("Parameter 'qom-type' does not accept value '%.*s'", (int)len,
+				 definition);
+	if (!strstr(definition, ",id="))
+		return cli_error("Parameter 'id' is missing");
+	return 0;
+}
+
+/* Takes --object and its argument out of the n words. An exit code after an error, else 0. */
+static int take_objects(char **words, int *n)
+{
+	static const char name[] = "--object";
+	int from, to = 0;
+
+	for (from = 0; from < *n; from++) {
+		const char *word = words[from], *definition = NULL;
+
+		if (strcmp(word, "--") == 0)
+			break;
+		if (strcmp(word, name) == 0) {
+			if (from + 1 == *n)
+				return cli_usage(NULL, "missing argument for option '%s'", name);
+			definition = words[++from];
+		} else if (strncmp(word, "--object=", strlen("--object=")) == 0) {
+			definition = word + strlen("--object=");
+		}
+		if (!definition)
+			words[to++] = words[from];
+		else if (check_object(definition) != 0)
+			return EXIT_FAILURE;
+	}
+	while (from < *n)
+		words[to++] = words[from++];
+	*n = to;
+	return 0;
+}
+
+static int run_verb(int argc, char **argv)
+{
+	const struct verb *verb = verb_find(argv[0]);
+	char **words = calloc((size_t)argc + BEFORE_MAX + 1, sizeof(*words));
+	size_t v, nbefore = 0;
+	int status;
+
+	for (v = 0; v < NVERBS && strcmp(verbs[v].name, argv[0]) != 0; v++)
+		;
+	if (!words) {
+		status = cli_error("out of memory");
+	} else if (v == NVERBS) {
+		status = cli_usage(NULL, "Command not found: %s", argv[0]);
+	} else if (!verb) {
+		status =
+			cli_error("%s: not supported yet by libqcow2 %s", argv[0], qcow2_version());
+	} else {
+		words[0] = argv[0];
+		for (; verbs[v].before[nbefore]; nbefore++)
+			words[1 + nbefore] = verbs[v].before[nbefore];
+		memcpy(words + 1 + nbefore, argv + 1, (size_t)(argc - 1) * sizeof(*words));
+		argc += (int)nbefore;
+		status = take_objects(words, &argc);
+		words[argc] = NULL;
+		if (status == 0)
+			status = verb->run(argc, words);
+	}
+	free(words);
+	return status;
+}
+
+int face_qemu_img(int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'V'},
+		{"trace", required_argument, NULL, 'T'},
+		{NULL, 0, NULL, 0},
+	};
+	int c;
+
+	cli_set_face(&qemu_img);
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, "+:hVT:", longs, NULL)) != -1) {
+		switch (c) {
+		case ':':
+			return cli_usage(NULL, "missing argument for option '%s'",
+					 argv[optind - 1]);
+		case '?':
+			return cli_usage(NULL, "unrecognized option '%s'", argv[optind - 1]);
+		case 'h':
+			print_help();
+			return EXIT_SUCCESS;
+		case 'V':
+			print_version();
+			return EXIT_SUCCESS;
+		default:
+			break;
+		}
+	}
+	if (optind >= argc)
+		return cli_usage(NULL, "Not enough arguments");
+	return run_verb(argc - optind, argv + optind);
+}
