@@ -21,8 +21,9 @@
 #define DIRTY 0x40000000u   /* listed in the cache's list of dirty ways */
 #define WRITING 0x20000000u /* taken from that list, not written yet */
 
-#define WRITE_PIECES 256 /* slices in one write */
-#define NEIGHBOURS 16	 /* slices, aligned, of which no two share a set if there are as many */
+#define WRITE_PIECES 256     /* slices in one write */
+#define AHEAD_CACHE_MIN 256u /* slices: a smaller cache would lose others for them */
+#define NEIGHBOURS 16	     /* slices, aligned, of which no two share a set if there are as many */
 
 struct cache_set {
 	/* atomic */
@@ -374,6 +375,32 @@ void meta_cache_read_ahead(struct meta_cache *cache, uint64_t host_off, unsigned
 	storage_event(cache->store, cache->load_event);
 	ret = storage_readv(cache->store, iov, (int)n, host_off, NULL);
 	end_ahead(cache, slices, n, ret == 0);
+}
+
+static bool is_here(const struct meta_cache *c, uint64_t host_off)
+{
+	const struct cache_set *set = set_of(c, host_off);
+
+	for (unsigned w = 0; w < c->ways; w++) {
+		if (atomic_load_explicit(&set->key[w], memory_order_relaxed) == host_off)
+			return true;
+	}
+	return false;
+}
+
+int meta_cache_get_ahead(struct meta_cache *cache, uint64_t host_off,
+			 const struct meta_ahead *ahead, struct meta_slice *slice,
+			 struct qcow2_error *err)
+{
+	unsigned n = ahead->wanted;
+
+	if (pin_ready(cache, set_of(cache, host_off), host_off, slice))
+		return 0;
+	if (!ahead->is_first && is_here(cache, host_off - cache->slice_len))
+		n = ahead->left;
+	if (n > 1 && cache->nsets * cache->ways >= AHEAD_CACHE_MIN)
+		meta_cache_read_ahead(cache, host_off, n);
+	return get(cache, host_off, false, slice, err);
 }
 
 /* ---- changes ---- */

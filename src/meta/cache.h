@@ -60,6 +60,19 @@ void meta_cache_free(struct meta_cache *cache);
  */
 int meta_cache_get(struct meta_cache *cache, uint64_t host_off, struct meta_slice *slice,
 		   struct qcow2_error *err);
+/*
+ * As meta_cache_get; if it has to be read, slices behind it may be read with it: the first
+ * `wanted`, itself among them, because they will be asked for next; or all that are left of the
+ * table, where the slice before it is there too, as when somebody goes through the disk in order.
+ */
+struct meta_ahead {
+	unsigned wanted; /* at least 1 */
+	unsigned left;	 /* of the table, this one among them; at least wanted */
+	bool is_first;	 /* of the table */
+};
+int meta_cache_get_ahead(struct meta_cache *cache, uint64_t host_off,
+			 const struct meta_ahead *ahead, struct meta_slice *slice,
+			 struct qcow2_error *err);
 int meta_cache_get_way(struct meta_cache *cache, uint64_t host_off, struct meta_slice *slice,
 		       struct qcow2_error *err);
 /* The same if it is there, and no I/O goes on for it: else -EAGAIN. */

@@ -49,6 +49,20 @@ static uint64_t table_end(const struct walk *w)
 	return next > UINT64_MAX >> bits ? w->end : min_u64(w->end, next << bits);
 }
 
+/* What else of the table is worth reading with the slice of guest cluster first. */
+static struct meta_ahead look_ahead(const struct walk *w, uint64_t first, uint64_t in_table)
+{
+	const struct format_geometry *g = &w->m->geometry;
+	uint64_t last = (w->end - 1) >> g->cluster_bits;
+	uint64_t left = (g->l2_entries - in_table) / w->m->slice_entries;
+
+	return (struct meta_ahead){
+		.wanted = (unsigned)min_u64((last - first) / w->m->slice_entries + 1, left),
+		.left = (unsigned)left,
+		.is_first = in_table == 0,
+	};
+}
+
 /* Makes the slice with the entry for guest_off the one that is held. */
 static int hold_slice(struct walk *w, uint64_t l2_off, struct qcow2_error *err)
 {
@@ -56,6 +70,7 @@ static int hold_slice(struct walk *w, uint64_t l2_off, struct qcow2_error *err)
 	uint64_t cluster = w->guest_off >> g->cluster_bits;
 	uint64_t first = align_down(cluster, w->m->slice_entries);
 	uint64_t in_table = first & (g->l2_entries - 1);
+	struct meta_ahead ahead;
 	int ret;
 
 	if (w->slice.bytes && w->slice_first == first)
@@ -63,8 +78,11 @@ static int hold_slice(struct walk *w, uint64_t l2_off, struct qcow2_error *err)
 	drop_slice(w);
 	if (w->cached)
 		ret = meta_cache_peek(w->m->l2, l2_off + in_table * g->l2_entry_len, &w->slice);
-	else
-		ret = meta_cache_get(w->m->l2, l2_off + in_table * g->l2_entry_len, &w->slice, err);
+	else {
+		ahead = look_ahead(w, first, in_table);
+		ret = meta_cache_get_ahead(w->m->l2, l2_off + in_table * g->l2_entry_len, &ahead,
+					   &w->slice, err);
+	}
 	if (ret < 0)
 		error_prefix(err, "can't read the L2 table at 0x%" PRIx64, l2_off);
 	else
@@ -176,23 +194,23 @@ static void take_repeats(struct walk *w, uint64_t raw)
 	const uint64_t mask = LAYOUT_ENTRY_OFFSET_MASK | LAYOUT_ENTRY_COMPRESSED |
 			      LAYOUT_ENTRY_ZERO | (w->for_writing ? LAYOUT_ENTRY_COPIED : 0);
 	uint64_t step = w->entry.has_host_off ? g->cluster_size : 0;
-	uint64_t last = w->slice_first + w->m->slice_entries;
-	uint64_t cluster = w->guest_off >> g->cluster_bits;
+	uint64_t idx = (w->guest_off >> g->cluster_bits) - w->slice_first;
+	uint64_t max =
+		min_u64(w->m->slice_entries - idx, (w->end - w->guest_off) >> g->cluster_bits);
 	uint64_t expect = raw & mask;
-	uint64_t len;
+	uint64_t n = 0;
 	const uint8_t *p;
 
 	if (g->extended_l2 || g->data_file || w->entry.kind == FORMAT_CLUSTER_COMPRESSED)
 		return;
-	p = w->slice.bytes + (cluster - w->slice_first) * g->l2_entry_len;
-	for (; cluster < last && w->guest_off < w->end; cluster++, p += LAYOUT_L2_ENTRY_LEN) {
+	p = w->slice.bytes + idx * g->l2_entry_len;
+	while (n < max &&
+	       (load_be64_acquire(p + n * LAYOUT_L2_ENTRY_LEN) & mask) == expect + step) {
 		expect += step;
-		if ((load_be64_acquire(p) & mask) != expect)
-			return;
-		len = min_u64(g->cluster_size, w->end - w->guest_off);
-		w->run->len_bytes += len;
-		w->guest_off += len;
+		n++;
 	}
+	w->run->len_bytes += n << g->cluster_bits;
+	w->guest_off += n << g->cluster_bits;
 }
 
 /* The entries of one slice; *more is false when the run ends in it. */
