@@ -49,6 +49,19 @@ void meta_untake(struct meta *m, const struct meta_run *run)
 		meta_alloc_give_back(m, run->first, run->nclusters);
 }
 
+int meta_reserve(struct meta *m, const struct meta_run *run, struct qcow2_error *err)
+{
+	uint64_t len = run->nclusters << m->geometry.cluster_bits;
+	struct qcow2_error why = {0};
+	int ret = storage_allocate(m->file, meta_off_of(m, run->first), len, &why);
+
+	if (ret == 0 || ret == -ENOTSUP)
+		return 0;
+	if (err)
+		*err = why;
+	return ret;
+}
+
 void meta_clusters_free(struct meta *m, uint64_t first, uint64_t n, bool give_back)
 {
 	struct meta_engine *e = m->engine;

@@ -143,6 +143,13 @@ int meta_take_packed(struct meta *m, uint64_t len, uint64_t *host_off, struct qc
 /* Takes that back. */
 void meta_untake_packed(struct meta *m, uint64_t host_off, uint64_t len);
 
+/*
+ * Takes space on the host for a table that reads as zeros and isn't written yet: a lack of it is
+ * told to who makes the table, not to all who have written since when a flush needs it. No error
+ * where the store can't take space.
+ */
+int meta_reserve(struct meta *m, const struct meta_run *run, struct qcow2_error *err);
+
 /* ---- tables that move (move.c) ---- */
 
 /* Writes n words as a table's entries. */

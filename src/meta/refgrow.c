@@ -68,6 +68,7 @@ static int write_block(struct meta *m, const struct new_block *b, struct qcow2_e
 	uint64_t in_block = at->first & (g->refblock_entries - 1);
 	uint64_t off = 0;
 	uint64_t len = g->cluster_size;
+	int ret = 0;
 
 	if (!block)
 		return error_errno(err, -ENOMEM, "can't make a refcount block");
@@ -76,7 +77,10 @@ static int write_block(struct meta *m, const struct new_block *b, struct qcow2_e
 	if (at->fresh) { /* the rest reads as zeros as it is */
 		len = min_u64(512, len);
 		off = align_down(in_block << g->refcount_order >> 3, len);
+		ret = meta_reserve(m, at, err);
 	}
+	if (ret < 0)
+		return ret;
 	return storage_write(m->file, block + off, len, meta_off_of(m, at->first) + off, err);
 }
 

@@ -134,7 +134,7 @@ static int write_first_state(struct meta *m, const struct meta_run *run, uint64_
 	if (old_off == 0) {
 		/* not of a copy: a commit beside us might write over its last sector */
 		meta_need_end(m, meta_off_of(m, run->first) + cs);
-		return run->fresh ? 0
+		return run->fresh ? meta_reserve(m, run, err)
 				  : storage_zero(m->file, meta_off_of(m, run->first), cs, 0, err);
 	}
 	table = mem_alloc(cs, 1);
