@@ -10,6 +10,7 @@
 #include "cli/args.h"
 #include "cli/diag.h"
 #include "cli/guess.h"
+#include "cli/out.h"
 #include "qcow2.h"
 #include "verb.h"
 
@@ -51,6 +52,19 @@ const struct verb *verb_find(const char *name)
 		if (strcmp(verbs[i].command->name, name) == 0)
 			return &verbs[i];
 	return NULL;
+}
+
+/* For those who make manual pages and shell completion; see tools/docs.py. */
+static void dump_options(void)
+{
+	struct cli_out out;
+	size_t i;
+
+	cli_out_init(&out, stdout, true);
+	cli_out_open(&out, NULL, '[');
+	for (i = 0; i < NVERBS; i++)
+		cli_dump_command(&out, verbs[i].command);
+	cli_out_close(&out);
 }
 
 static int unknown_verb(const char *name)
@@ -98,6 +112,10 @@ static int run(int argc, char **argv, int *failure_status)
 	}
 	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
 		printf("qcow2 %s\n", qcow2_version());
+		return EXIT_SUCCESS;
+	}
+	if (strcmp(argv[1], "--dump-options") == 0) {
+		dump_options();
 		return EXIT_SUCCESS;
 	}
 	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||

@@ -55,8 +55,12 @@ static int check(const struct rebase_args *args)
 	if (!args->backing && !args->unsafe)
 		return cli_usage("rebase",
 				 "Must specify backing file (-b) or use unsafe mode (-u)");
-	if (!tool_known_format(args->format) || !tool_known_format(args->backing_format))
+	if (!tool_known_format(args->format))
 		return EXIT_FAILURE;
+	cli_set_subject("rebase to", NULL);
+	if (!tool_known_format(args->backing_format))
+		return EXIT_FAILURE;
+	cli_set_subject("rebase", NULL);
 	if (args->backing && args->backing[0] && !args->backing_format)
 		return cli_error(
 			"Could not change the backing file to '%s': backing format must be "

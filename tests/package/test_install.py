@@ -82,6 +82,11 @@ def test_everything_is_there(installed):
     assert only(installed, "libqcow2.so.0").is_symlink()
     assert only(installed, "libqcow2.so").is_symlink()
     assert run(only(installed, "bin/qcow2"), "--version").startswith("qcow2 ")
+    for page in (ROOT / "docs/man").glob("*.scd"):
+        assert ".TH" in only(installed, f"share/man/man1/{page.stem}").read_text()
+    for path in ("bash-completion/completions/qcow2", "zsh/site-functions/_qcow2",
+                 "fish/vendor_completions.d/qcow2.fish"):
+        assert "qcow2" in only(installed, f"share/{path}").read_text()
     for name in ("qemu-img", "qemu-io"):
         face = only(installed, "libexec/libqcow2") / name
         assert f"{installed}{os.readlink(face)}" == str(only(installed, "bin/qcow2"))

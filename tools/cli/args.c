@@ -14,7 +14,6 @@
 #define OPTIONS_MAX 48
 #define LONG_BASE 256 /* what getopt_long returns for option i of the table is LONG_BASE + i */
 #define NUMBER_MAX 1024
-#define HELP_COLUMN 30
 
 void cli_list_release(struct cli_list *list)
 {
@@ -34,7 +33,7 @@ static int list_add(struct cli_list *list, const char *item)
 	return 0;
 }
 
-static size_t count_options(const struct cli_command *command)
+size_t cli_count_options(const struct cli_command *command)
 {
 	size_t n = 0;
 
@@ -43,20 +42,19 @@ static size_t count_options(const struct cli_command *command)
 	return n;
 }
 
-/* "-f", "--output": as people would type it. */
-static const char *spelled(const struct cli_option *o, char buf[40])
+const char *cli_option_spelled(const struct cli_option *o, char buf[CLI_OPTION_SPELLED])
 {
 	if (o->letter)
-		snprintf(buf, 40, "-%c", o->letter);
+		snprintf(buf, CLI_OPTION_SPELLED, "-%c", o->letter);
 	else
-		snprintf(buf, 40, "--%s", o->name);
+		snprintf(buf, CLI_OPTION_SPELLED, "--%s", o->name);
 	return buf;
 }
 
 static int choose(const struct cli_command *command, const struct cli_option *o, const char *text,
 		  int *choice)
 {
-	char name[40], list[200] = "";
+	char name[CLI_OPTION_SPELLED], list[200] = "";
 	size_t used = 0;
 	int i;
 
@@ -68,14 +66,15 @@ static int choose(const struct cli_command *command, const struct cli_option *o,
 		used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", i ? ", " : "",
 					 o->choices[i]);
 	}
-	cli_usage(command->name, "%s: '%s' is not one of %s", spelled(o, name), text, list);
+	cli_usage(command->name, "%s: '%s' is not one of %s", cli_option_spelled(o, name), text,
+		  list);
 	return -EINVAL;
 }
 
 static int take_size(const struct cli_command *command, const struct cli_option *o,
 		     const char *text, struct cli_size *size)
 {
-	char name[40];
+	char name[CLI_OPTION_SPELLED];
 	int rc = cli_size_parse(text, &size->value);
 
 	if (rc == 0 && size->value > INT64_MAX)
@@ -84,10 +83,10 @@ static int take_size(const struct cli_command *command, const struct cli_option 
 		cli_usage(command->name,
 			  "%s: '%s' is not a size: use a number of bytes, or of the unit k, M, G, "
 			  "T, P or E behind it",
-			  spelled(o, name), text);
+			  cli_option_spelled(o, name), text);
 	else if (rc < 0)
 		cli_usage(command->name, "%s: '%s' is out of range, 0 to 9223372036854775807 bytes",
-			  spelled(o, name), text);
+			  cli_option_spelled(o, name), text);
 	size->given = true;
 	return rc;
 }
@@ -95,12 +94,12 @@ static int take_size(const struct cli_command *command, const struct cli_option 
 static int take_number(const struct cli_command *command, const struct cli_option *o,
 		       const char *text, struct cli_size *size)
 {
-	char name[40];
+	char name[CLI_OPTION_SPELLED];
 	int rc = cli_number_parse(text, 1, NUMBER_MAX, &size->value);
 
 	if (rc < 0)
 		cli_usage(command->name, "%s: '%s' is not a whole number from 1 to %d",
-			  spelled(o, name), text, NUMBER_MAX);
+			  cli_option_spelled(o, name), text, NUMBER_MAX);
 	size->given = true;
 	return rc;
 }
@@ -206,8 +205,8 @@ static void complain(const struct cli_command *command, size_t n, const char *ty
 int cli_parse(const struct cli_command *command, int argc, char **argv, void *args, int *status)
 {
 	struct option longs[OPTIONS_MAX + 2];
-	char letters[2 * OPTIONS_MAX + 3], name[40];
-	size_t n = count_options(command);
+	char letters[2 * OPTIONS_MAX + 3], name[CLI_OPTION_SPELLED];
+	size_t n = cli_count_options(command);
 	int c;
 
 	make_tables(command, n, letters, longs);
@@ -235,7 +234,7 @@ int cli_parse(const struct cli_command *command, int argc, char **argv, void *ar
 		if (c == ':') {
 			o = find(command, n, optopt);
 			cli_usage(command->name, "option '%s' needs an argument%s%s",
-				  o ? spelled(o, name) : argv[optind - 1], o ? ", " : "",
+				  o ? cli_option_spelled(o, name) : argv[optind - 1], o ? ", " : "",
 				  o ? o->arg : "");
 			return -1;
 		}
@@ -249,57 +248,4 @@ int cli_parse(const struct cli_command *command, int argc, char **argv, void *ar
 	}
 	cli_set_subject(command->name, optind < argc ? argv[optind] : NULL);
 	return optind;
-}
-
-/* "-f, --format FMT" of the n options that share a line: all letters, all long forms. */
-static void put_forms(char *line, size_t size, const struct cli_option *group, size_t n)
-{
-	size_t used = 0, i;
-
-	for (i = 0; i < n; i++)
-		if (group[i].letter)
-			used += (size_t)snprintf(line + used, size - used, "%s-%c",
-						 used ? ", " : "", group[i].letter);
-	for (i = 0; i < n; i++)
-		if (group[i].name)
-			used += (size_t)snprintf(line + used, size - used, "%s--%s",
-						 used ? ", " : "    ", group[i].name);
-	if (group[0].arg)
-		snprintf(line + used, size - used, " %s", group[0].arg);
-}
-
-void cli_print_syntax(const struct cli_command *command)
-{
-	const struct cli_option *o;
-	char name[40];
-
-	printf("  %s", command->name);
-	for (o = command->options; o->letter || o->name; o++)
-		printf(" [%s%s%s]", spelled(o, name),
-		       !o->arg	   ? ""
-		       : o->letter ? " "
-				   : "=",
-		       o->arg ? o->arg : "");
-	printf(" %s\n", command->operands);
-}
-
-void cli_print_help(const struct cli_command *command)
-{
-	static const struct cli_option help = {'h', "help", .help = "show this"};
-	bool has_verbs = !cli_is_face(); /* a program that we stand in for */
-	size_t n = count_options(command), i, next;
-
-	printf("Usage: %s%s%s [OPTION]... %s\n%s\n\n", cli_program(), has_verbs ? " " : "",
-	       has_verbs ? command->name : "", command->operands, command->summary);
-	for (i = 0; i <= n; i = next) {
-		const struct cli_option *o = i < n ? &command->options[i] : &help;
-		char line[200];
-
-		for (next = i + 1; next < n && !command->options[next].help; next++)
-			;
-		put_forms(line, sizeof(line), o, next - i);
-		printf("  %-*s  %s\n", HELP_COLUMN - 4, line, o->help);
-	}
-	if (command->notes)
-		printf("%s\n", command->notes);
 }

@@ -39,6 +39,8 @@ struct cli_option {
 	const char *help;	    /* NULL: shares line and argument of the option before it */
 	const char *const *choices; /* of CLI_CHOICE, NULL-terminated */
 };
+#define CLI_OPTION_SPELLED 40
+
 #define CLI_END                                                                                    \
 	{                                                                                          \
 		.letter = 0, .name = NULL                                                          \
@@ -61,9 +63,18 @@ struct cli_command {
  */
 int cli_parse(const struct cli_command *command, int argc, char **argv, void *args, int *status);
 
+size_t cli_count_options(const struct cli_command *command);
+
+/* "-f", "--output": as people would type it. */
+const char *cli_option_spelled(const struct cli_option *o, char buf[CLI_OPTION_SPELLED]);
+
 void cli_print_help(const struct cli_command *command);
 
 /* One line, "  info [-f FMT] [--output=human|json] FILE". */
 void cli_print_syntax(const struct cli_command *command);
+
+/* The command as an object, with a list of its options. */
+struct cli_out;
+void cli_dump_command(struct cli_out *out, const struct cli_command *command);
 
 #endif

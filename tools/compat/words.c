@@ -39,7 +39,7 @@ const struct cli_words compat_qemu_img_words[] = {
 	{"map", "-l: '*' is out of range*", RANGE("max length"), NO},
 	{"convert", "-S: '*' is not a size*", UNITS("buffer size for sparse output"), NO},
 	{"convert", "-S takes *", SPARSE, NO},
-	{"convert", "-r: '*' is not a size*", UNITS("rate limit"), NO},
+	{NULL, "-r: '*' is not a size*", UNITS("rate limit"), NO},
 	{"convert", "-m: *", COROUTINES, NO},
 	{NULL, "expecting one image file", "Expecting one image file name", YES},
 	{"compare", "expecting two image files", "Expecting two image file names", YES},
@@ -81,6 +81,7 @@ const struct cli_words compat_qemu_img_words[] = {
 	 "--image-opts and --format are mutually exclusive", NO},
 
 	/* options of new images */
+	{"rebase to", "unknown format '*'; *", "Invalid format name: '$1'", NO},
 	{"create", "unknown format '*'; *", "$@: Unknown file format '$1'", NO},
 	{"convert to", "unknown format '*'; *", "Unknown file format '$1'", NO},
 	{NULL, "-o: empty element in '*' (*", "Invalid option list: $1", NO},
@@ -191,6 +192,16 @@ const struct cli_words compat_qemu_img_words[] = {
 	 "qcow2: Image is corrupt; cannot be opened read/write", KEEP},
 
 	/* work */
+	{"rebase",
+	 "Could not change the backing file to '*': new backing file \"*\": \"*\" is already open "
+	 "in this program*",
+	 "Could not open new backing file '$2': Failed to get shared \"write\" " LOCKED, NO},
+	{"rebase", "Could not change the backing file to '*': new backing file \"*\": *",
+	 "Could not open new backing file '$1': ~3", NO},
+	{"rebase", "Could not change the backing file to '*': \"*\" is a raw image: *",
+	 "Could not change the backing file to '$1': Operation not supported", NO},
+	{PART, "can't open \"*\" as qcow2: *", "~2", KEEP},
+	{PART, "can't open \"*\": *", "Could not open '$1': $2", KEEP},
 	{"check", "\"*\": raw images have nothing *", "This image format does not support checks",
 	 NO},
 	{"check", "\"*\": can't check the image: *", "Could not open '$1': ~2", NO},
