@@ -400,6 +400,106 @@ static void each_snapshot_has_it_behind_its_own_disk(void **state)
 	free(path);
 }
 
+/* ---- what others may have put there ---- */
+
+/* A disk of two tables, of which the second becomes VM state when the header says so. */
+static char *make_state_of_disk(void **state, void (*fill)(struct qcow2_image *image))
+{
+	char *path = engine_make(state, "image", "cluster_size=4096", "4M");
+	struct qcow2_image *image = open_it(path, QCOW2_OPEN_WRITE, NULL);
+
+	fill(image);
+	close_it(image);
+	engine_patch(path, 24, MIB);
+	return path;
+}
+
+static void fill_with_all_kinds(struct qcow2_image *image)
+{
+	uint8_t *text = malloc(8192);
+	struct qcow2_error err = {0};
+
+	memset(text, 4, 8192);
+	assert_int_equal(qcow2_pwrite(image, text, 8192, 2 * MIB, QCOW2_WRITE_COMPRESSED, &err), 0);
+	engine_write(image, 2 * MIB + 8192, 8192, 5);
+	assert_int_equal(qcow2_write_zeroes(image, 2 * MIB + 16384, 8192, 0, &err), 0);
+	free(text);
+}
+
+static void it_may_be_compressed_or_zeros(void **state)
+{
+	char *path = make_state_of_disk(state, fill_with_all_kinds);
+	struct qcow2_image *image = open_it(path, QCOW2_OPEN_WRITE, NULL);
+
+	assert_int_equal(qcow2_size(image), MIB);
+	assert_int_equal(get(image, 0, 8192), 4);
+	assert_int_equal(get(image, 8192, 8192), 5);
+	assert_int_equal(get(image, 16384, MIB), 0);
+	put(image, 100, 200, 6);
+	put(image, 16384, 100, 7);
+	assert_int_equal(get(image, 0, 100), 4);
+	assert_int_equal(get(image, 100, 200), 6);
+	assert_int_equal(get(image, 300, 7892), 4);
+	assert_int_equal(get(image, 16384, 100), 7);
+	assert_int_equal(get(image, 16484, 8000), 0);
+	take(image, "all kinds", 4096);
+	assert_int_equal(get(image, 0, MIB), 0);
+	close_it(image);
+	assert_clean(path);
+	image = open_it(path, 0, "all kinds");
+	assert_int_equal(get(image, 300, 7892), 4);
+	qcow2_close(image);
+	free(path);
+}
+
+static void fill_plainly(struct qcow2_image *image)
+{
+	engine_write(image, 0, MIB, 1);
+	engine_write(image, 2 * MIB, MIB, 2);
+}
+
+/* The second L1 entry points nowhere. */
+static char *make_damaged(void **state, const char *copy)
+{
+	char *path = make_state_of_disk(state, fill_plainly);
+	char *here = image_tmp_path(state, copy);
+	uint64_t l1_off;
+	size_t len;
+	uint8_t *bytes = image_tmp_load(path, &len);
+
+	l1_off = (uint64_t)bytes[44] << 24 | (uint64_t)bytes[45] << 16 | (uint64_t)bytes[46] << 8 |
+		 bytes[47];
+	free(bytes);
+	engine_patch(path, l1_off + 8, 0x8000000000001600);
+	assert_int_equal(rename(path, here), 0);
+	free(path);
+	return here;
+}
+
+static void damage_in_it_leaves_the_disk_alone(void **state)
+{
+	char *path = make_damaged(state, "one"), *other = make_damaged(state, "two");
+	struct qcow2_image *image = open_it(path, 0, NULL);
+
+	fails(image, false, 0, -EIO, "isn't a cluster's start");
+	assert_int_equal(get(image, 3 * MIB, 4096), 0);
+	assert_int_equal(engine_read(image, 0, MIB), 1);
+	qcow2_close(image);
+	image = open_it(path, QCOW2_OPEN_WRITE, NULL);
+	fails(image, true, 0, -EUCLEAN, "isn't a cluster's start");
+	assert_int_equal(engine_read(image, 0, MIB), 1);
+	qcow2_close(image);
+	/* a disk that grows there gets rid of it; what it reached is a leak */
+	image = open_it(other, QCOW2_OPEN_WRITE, NULL);
+	resize(image, 4 * MIB);
+	assert_int_equal(engine_read(image, 0, MIB), 1);
+	assert_int_equal(engine_read(image, MIB, 3 * MIB), 0);
+	close_it(image);
+	assert_int_equal(QEMU_IMG("check", "-q", other), 3);
+	free(path);
+	free(other);
+}
+
 /* ---- ---- */
 
 int main(void)
@@ -412,6 +512,8 @@ int main(void)
 		IMAGE_TEST(a_size_of_64_bits_is_recorded),
 		IMAGE_TEST(it_never_comes_to_light_in_the_disk),
 		IMAGE_TEST(each_snapshot_has_it_behind_its_own_disk),
+		IMAGE_TEST(it_may_be_compressed_or_zeros),
+		IMAGE_TEST(damage_in_it_leaves_the_disk_alone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
