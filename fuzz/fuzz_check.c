@@ -18,7 +18,8 @@ static int hear(void *opaque, const struct check_report *r)
 	CHECK(r->finding < CHECK_FINDINGS && r->nclusters > 0);
 	CHECK(check_finding_text(r, text, sizeof(text))[0] && check_finding_name(r->finding)[0]);
 	CHECK(check_finding_text(r, text, 8) == text && strlen(text) < 8);
-	++*(uint64_t *)opaque;
+	CHECK(check_finding_repair(r->finding)[0] && check_finding_words(r->finding)[0]);
+	*(uint64_t *)opaque += check_finding_kind(r->finding) != CHECK_KIND_NOTE;
 	return 0;
 }
 
@@ -59,10 +60,10 @@ static void repair(const uint8_t *data, size_t len, unsigned mode,
 		CHECK(check(st, 0, &again) == 0);
 		CHECK(again.corruptions == after.corruptions && again.leaks == after.leaks);
 		/* Nothing is left of what can be mended, unless something can't. */
-		if (mode == CHECK_REPAIR_ALL && after.check_errors == 0 && after.corruptions == 0)
+		if (mode != CHECK_REPAIR_LEAKS && after.check_errors == 0 && after.corruptions == 0)
 			CHECK(after.leaks == 0);
 		CHECK(again.hides_references == before->hides_references ||
-		      mode == CHECK_REPAIR_ALL);
+		      mode != CHECK_REPAIR_LEAKS);
 		CHECK(again.allocated_clusters <= before->allocated_clusters);
 	}
 	storage_close(&st);
@@ -80,6 +81,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	if (check(st, 0, &before) == 0) {
 		repair(data, len, CHECK_REPAIR_LEAKS, &before);
 		repair(data, len, CHECK_REPAIR_ALL, &before);
+		repair(data, len, CHECK_REPAIR_ALL | CHECK_REPAIR_CLEAR, &before);
 	}
 	is_unchanged(st, data, len);
 	CHECK(check_repair_dirty(st, NULL) <= 0);

@@ -912,6 +912,7 @@ struct qcow2_check_finding {
 	uint64_t nclusters;	/* so many from host_off on have the same, at least 1 */
 	uint64_t len_bytes;	/* of what passes the end of the file */
 	uint64_t cluster_bytes; /* of the image */
+	const char *repair;	/* what QCOW2_REPAIR_ALL does about such, in a few words */
 };
 
 #define QCOW2_REPAIR_NONE 0u

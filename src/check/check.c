@@ -8,6 +8,8 @@
 #include "base/num.h"
 #include "check/run.h"
 
+#define PASSES_MAX 8 /* in which a repair may change what there is to count */
+
 struct check_report check_blank(enum check_finding finding)
 {
 	return (struct check_report){
@@ -58,10 +60,12 @@ int check_found(struct check_run *run, const struct check_report *r)
 	case CHECK_KIND_ERROR:
 		run->result->check_errors += r->nclusters;
 		break;
+	case CHECK_KIND_NOTE:
+		break;
 	}
 	run->found[r->finding] += r->nclusters;
 	run->result->hides_references |= check_finding_hides(r->finding);
-	return check_told(run, r);
+	return run->passes > 0 && !run->after_repair ? 0 : check_told(run, r);
 }
 
 /* ---- opening ------------------------------------------------------------------------------- */
@@ -145,8 +149,10 @@ static int count_references(struct check_run *run, struct qcow2_error *err)
 		check_stored_load, check_scan_snapshots, check_scan_l1,	     check_scan_l2,
 		check_scan_crypto, check_scan_bitmaps,	 check_stored_count,
 	};
-	int ret = check_count_cluster(run, 0, 1, err); /* the header */
+	int ret = check_scan_marks(run);
 
+	if (ret == 0)
+		ret = check_count_cluster(run, 0, 1, err); /* the header */
 	for (size_t i = 0; ret == 0 && i < ARRAY_LEN(steps); i++)
 		ret = steps[i](run, err);
 	if (ret == 0)
@@ -222,7 +228,7 @@ static bool is_cut_off(const struct check_run *run)
 	       run->found[CHECK_TABLE_PAST_END] > 0;
 }
 
-static int repair_refcounts(struct check_run *run, struct qcow2_error *err)
+int check_repair_refcounts(struct check_run *run, struct qcow2_error *err)
 {
 	int ret = 0;
 
@@ -239,12 +245,43 @@ static int repair_refcounts(struct check_run *run, struct qcow2_error *err)
 	return ret == 0 ? check_repair_counts(run, true, err) : ret;
 }
 
+/* What overlaps can be moved once there are counts to move by. */
+static int rebuild_first(struct check_run *run, bool *done, struct qcow2_error *err)
+{
+	if ((run->found[CHECK_L2_SHARED] == 0 && run->found[CHECK_TABLE_SHARED] == 0) ||
+	    !run->needs_rebuild || is_cut_off(run))
+		return 0;
+	(void)done; /* the counts hold: the rebuild has kept them up */
+	return check_repair_refcounts(run, err);
+}
+
+/* Changes what there is to count; then everything has to be counted anew. */
+static int repair_structure(struct check_run *run, struct qcow2_error *err)
+{
+	static int (*const steps[])(struct check_run *, bool *, struct qcow2_error *) = {
+		check_repair_marks,
+		check_clear,
+		rebuild_first,
+		check_move,
+	};
+	int ret = 0;
+
+	if (!(run->options.repair & CHECK_REPAIR_CLEAR) || run->passes >= PASSES_MAX)
+		return 0;
+	for (size_t i = 0; ret == 0 && !run->again && i < ARRAY_LEN(steps); i++)
+		ret = steps[i](run, &run->again, err);
+	return ret;
+}
+
 static int repair_all(struct check_run *run, struct qcow2_error *err)
 {
-	int ret = check_snapshots_write(run, err);
+	int ret = repair_structure(run, err);
 
+	if (ret != 0 || run->again)
+		return ret;
+	ret = check_snapshots_write(run, err);
 	if (ret == 0)
-		ret = repair_refcounts(run, err);
+		ret = check_repair_refcounts(run, err);
 	if (ret == 0)
 		ret = check_snapshots_switch(run, err);
 	if (ret == 0)
@@ -284,6 +321,41 @@ static uint64_t fixed(uint64_t before, uint64_t after)
 	return before > after ? before - after : 0;
 }
 
+/* Sets out again on an image of which some has been repaired. */
+static void start_over(struct check_run *run)
+{
+	struct check_result before = *run->result;
+
+	*run->result = (struct check_result){
+		.was_dirty = before.was_dirty,
+		.was_corrupt = before.was_corrupt,
+		.corruptions_fixed = before.corruptions_fixed,
+		.leaks_fixed = before.leaks_fixed,
+	};
+}
+
+/* The image isn't what was counted any more: the repair goes on with a new count. */
+static int go_on(struct check_run *run, struct qcow2_error *err)
+{
+	struct check_result *res = run->result, before = *res;
+	bool repaired;
+	int ret;
+
+	release_run(run);
+	*run = (struct check_run){
+		.file = run->file,
+		.options = run->options,
+		.result = res,
+		.passes = run->passes + 1,
+		.copied_mended = run->copied_mended,
+	};
+	start_over(run);
+	ret = run_once(run, &repaired, err);
+	res->corruptions_fixed += fixed(before.corruptions, serious(run));
+	res->leaks_fixed += fixed(before.leaks, res->leaks);
+	return ret;
+}
+
 /* Looks at the repaired image as if nothing were known of it. */
 static int look_again(struct qcow2_storage file, const struct check_options *options,
 		      uint64_t copied_mended, struct check_result *result, struct qcow2_error *err)
@@ -295,15 +367,12 @@ static int look_again(struct qcow2_storage file, const struct check_options *opt
 	int ret;
 
 	run.options.repair = 0;
-	*result = (struct check_result){
-		.was_dirty = before.was_dirty,
-		.was_corrupt = before.was_corrupt,
-	};
+	start_over(&run);
 	ret = run_once(&run, &repaired, err);
 	release_run(&run);
 	/* Flags that a raised count made wrong were never counted as found. */
-	result->corruptions_fixed = fixed(before.corruptions, serious(&run)) + copied_mended;
-	result->leaks_fixed = fixed(before.leaks, result->leaks);
+	result->corruptions_fixed += fixed(before.corruptions, serious(&run)) + copied_mended;
+	result->leaks_fixed += fixed(before.leaks, result->leaks);
 	result->check_errors += before.check_errors;
 	return ret;
 }
@@ -337,6 +406,10 @@ int check_image(struct qcow2_storage file, const struct check_options *options,
 	incompatible = run.header.incompatible;
 	result->was_dirty = incompatible & LAYOUT_INCOMPAT_DIRTY;
 	result->was_corrupt = incompatible & LAYOUT_INCOMPAT_CORRUPT;
+	while (ret == 0 && run.again) {
+		repaired = true;
+		ret = go_on(&run, err);
+	}
 	release_run(&run);
 	if (ret == 0 && repaired)
 		ret = look_again(file, options, run.copied_mended, result, err);

@@ -63,8 +63,15 @@ enum check_finding {
 	CHECK_SNAPSHOT_TABLE,
 	/* bitmaps, encryption */
 	CHECK_BITMAPS_BAD,
+	CHECK_BITMAPS_MISSING,
 	CHECK_BITMAP_ENTRY,
 	CHECK_CRYPTO_MISSING,
+	/* what contradicts the rest of the header; marks */
+	CHECK_RAW_WITHOUT_DATA_FILE,
+	CHECK_RAW_WITH_BACKING,
+	CHECK_L2_REPEATED,
+	CHECK_DIRTY,
+	CHECK_CORRUPT,
 	CHECK_FINDINGS
 };
 
@@ -72,6 +79,7 @@ enum check_kind {
 	CHECK_KIND_LEAK,
 	CHECK_KIND_CORRUPTION,
 	CHECK_KIND_ERROR, /* a part of the image couldn't be examined */
+	CHECK_KIND_NOTE,  /* nothing wrong by itself; counts nothing */
 };
 
 struct check_report {
@@ -92,9 +100,11 @@ struct check_report {
 
 #define CHECK_REPAIR_LEAKS 1u
 #define CHECK_REPAIR_ALL 2u
+/* with ALL: entries that lead nowhere become zero, and what overlaps is moved apart */
+#define CHECK_REPAIR_CLEAR 4u
 
 struct check_options {
-	unsigned repair; /* 0, CHECK_REPAIR_LEAKS, CHECK_REPAIR_ALL */
+	unsigned repair; /* 0, CHECK_REPAIR_LEAKS, CHECK_REPAIR_ALL with or without _CLEAR */
 	/*
 	 * Called for every finding, and for what a repair did about it; nonzero ends the check with
 	 * that code. Wrong COPIED flags come last, by the counts as a repair left them: those that
@@ -142,6 +152,9 @@ enum check_kind check_finding_kind(enum check_finding finding);
 bool check_finding_hides(enum check_finding finding);
 /* One word for programs: "leak", "l2-reserved", ... */
 const char *check_finding_name(enum check_finding finding);
+/* What is wrong, without the place; what a repair of everything does about it. A few words each. */
+const char *check_finding_words(enum check_finding finding);
+const char *check_finding_repair(enum check_finding finding);
 /* A sentence about the finding, in buf, which is returned. */
 const char *check_finding_text(const struct check_report *r, char *buf, size_t buf_len);
 

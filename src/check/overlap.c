@@ -40,6 +40,53 @@ static int check_run_of_tables(struct check_run *run, uint64_t from, uint64_t en
 	return ret;
 }
 
+/* The number of edges at or before the cluster. */
+static uint64_t edges_before(const struct counts *c, uint64_t cluster_idx)
+{
+	uint64_t low = 0, high = c->nedges;
+
+	while (low < high) {
+		uint64_t mid = low + (high - low) / 2;
+
+		if (c->edges[mid].cluster_idx <= cluster_idx)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+uint64_t check_tables_at(const struct check_run *run, uint64_t cluster_idx)
+{
+	uint64_t n = edges_before(&run->counts, cluster_idx);
+
+	n = n > 0 ? run->counts.edges[n - 1].level : 0;
+	n += cluster_idx == 0;
+	return n > 0 && in_reftable(run, cluster_idx) ? n - 1 : n;
+}
+
+bool check_tables_meet(const struct check_run *run, uint64_t first, uint64_t nclusters)
+{
+	const struct counts *c = &run->counts;
+	uint64_t i = edges_before(c, first);
+
+	if ((i > 0 && c->edges[i - 1].level > 1) || first == 0)
+		return true;
+	for (; i < c->nedges && c->edges[i].cluster_idx < first + nclusters; i++)
+		if (c->edges[i].level > 1)
+			return true;
+	return false;
+}
+
+static int note_repeated(struct check_run *run, const struct run_l2 *l2)
+{
+	struct check_report r = check_blank(CHECK_L2_REPEATED);
+
+	r.host_off = l2->host_off;
+	r.computed = l2->active_refs;
+	return check_found(run, &r);
+}
+
 int check_overlaps(struct check_run *run)
 {
 	const struct counts_edge *edges = run->counts.edges;
@@ -58,6 +105,8 @@ int check_overlaps(struct check_run *run)
 		table.count = counts_get(&run->counts, table.first);
 		if (table.count != run->l2[i].refs)
 			ret = report_shared(run, CHECK_L2_SHARED, &table, run->l2[i].refs);
+		if (ret == 0 && run->l2[i].active_refs > 1)
+			ret = note_repeated(run, &run->l2[i]);
 	}
 	return ret;
 }

@@ -11,6 +11,7 @@
 
 #include "check/check.h"
 #include "check/counts.h"
+#include "check/longs.h"
 #include "format/entry.h"
 #include "format/header.h"
 
@@ -47,6 +48,9 @@ struct check_run {
 	struct check_options options;
 	struct check_result *result;
 	bool after_repair;
+	unsigned passes; /* examinations before this one in the same repair; their findings were
+			    told */
+	bool again;	 /* what was counted doesn't hold any more: look anew, and go on */
 
 	uint64_t file_size, file_clusters; /* clusters: those that begin in the file */
 	struct format_header header;	   /* holds from check_run_open on */
@@ -76,6 +80,7 @@ struct check_run {
 	uint64_t new_snapshots_off; /* 0: the table stays */
 	uint64_t new_snapshots_len;
 	uint64_t found[CHECK_FINDINGS];
+	const struct longs *moving; /* L2 tables whose L1 entries are being switched */
 
 	uint8_t *piece;	  /* RUN_PIECE bytes */
 	uint8_t *cluster; /* one cluster */
@@ -171,6 +176,10 @@ bool check_has_block(const struct check_run *run, uint64_t cluster_idx);
 /* ---- overlap.c ---- */
 
 int check_overlaps(struct check_run *run);
+/* How many tables other than L2 tables and refcount blocks, the header too, are in the cluster. */
+uint64_t check_tables_at(const struct check_run *run, uint64_t cluster_idx);
+/* Is there more than one such table anywhere in the range, in which there is one? */
+bool check_tables_meet(const struct check_run *run, uint64_t first, uint64_t nclusters);
 
 /* ---- copied.c ---- */
 
@@ -180,6 +189,45 @@ int check_copied(struct check_run *run, struct qcow2_error *err);
 /* ---- compare.c ---- */
 
 int check_compare(struct check_run *run, struct qcow2_error *err);
+
+/* ---- change.c: changing tables in place ---- */
+
+/* An entry on its way: what to say of it when it is changed. */
+struct run_place {
+	uint64_t entry_off, index, guest_off;
+};
+
+/* Is each cluster of the range used so many times, and for nothing else? */
+bool check_is_own(const struct check_run *run, uint64_t host_off, uint64_t len_bytes,
+		  uint64_t times);
+/* Tells that the entry there, which was raw, has been put right. */
+int check_told_entry(struct check_run *run, enum check_finding finding, const struct run_place *at,
+		     uint64_t host_off, uint64_t raw, uint64_t count);
+/* Calls fn for each word of the pieces that aren't zeros, and writes what it changes. */
+typedef int (*run_word_fn)(struct check_run *run, void *opaque, uint64_t entry_off, uint64_t *raw,
+			   struct qcow2_error *err);
+int check_change_words(struct check_run *run, uint64_t start, uint64_t end, run_word_fn fn,
+		       void *opaque, struct qcow2_error *err);
+/* The same for the entries of an L2 table; bitmap is 0 without extended L2. */
+typedef int (*run_entry_fn)(struct check_run *run, void *opaque, const struct run_l2 *l2,
+			    const struct run_place *at, uint64_t *raw, uint64_t *bitmap,
+			    struct qcow2_error *err);
+int check_change_l2(struct check_run *run, const struct run_l2 *l2, run_entry_fn fn, void *opaque,
+		    struct qcow2_error *err);
+
+/* ---- marks.c: what the header says of the rest ---- */
+
+int check_scan_marks(struct check_run *run);
+/* Clears bits that claim what isn't there. *done: one was cleared. */
+int check_repair_marks(struct check_run *run, bool *done, struct qcow2_error *err);
+
+/* ---- clear.c: entries that lead nowhere; move.c: what overlaps ---- */
+
+/* Both say *done if something was changed, durably: the counts don't hold any more then. */
+int check_clear(struct check_run *run, bool *done, struct qcow2_error *err);
+int check_move(struct check_run *run, bool *done, struct qcow2_error *err);
+/* Writes counts that are too low, or all of them (in check.c). */
+int check_repair_refcounts(struct check_run *run, struct qcow2_error *err);
 
 /* ---- repair.c: refcounts in place, entries; rebuild.c: a new refcount structure ---- */
 

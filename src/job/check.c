@@ -29,6 +29,8 @@ static enum qcow2_check_severity severity_of(const struct check_report *r)
 		return QCOW2_CHECK_LEAK;
 	case CHECK_KIND_CORRUPTION:
 		return QCOW2_CHECK_ERROR;
+	case CHECK_KIND_NOTE:
+		return QCOW2_CHECK_NOTE;
 	case CHECK_KIND_ERROR:
 		break;
 	}
@@ -59,6 +61,7 @@ static int report(void *opaque, const struct check_report *r)
 		.severity = severity_of(r),
 		.phase = phase_of(r),
 		.sentence = check_finding_text(r, sentence, sizeof(sentence)),
+		.repair = check_finding_repair(r->finding),
 		.guest_off = r->guest_off,
 		.host_off = r->host_off,
 		.entry_off = r->entry_off,
@@ -82,34 +85,6 @@ static int tick(void *opaque, uint64_t done_bytes, uint64_t total_bytes)
 	return job_tick(&c->ticker, &c->options->progress, done_bytes, total_bytes, false) != 0
 		       ? -ECANCELED
 		       : 0;
-}
-
-static int note(const struct check *c, const char *code, const char *sentence)
-{
-	const struct qcow2_check_finding finding = {
-		.code = code,
-		.severity = QCOW2_CHECK_NOTE,
-		.phase = QCOW2_CHECK_FOUND,
-		.sentence = sentence,
-		.guest_off = QCOW2_NO_OFFSET,
-		.host_off = QCOW2_NO_OFFSET,
-		.entry_off = QCOW2_NO_OFFSET,
-		.entry_index = QCOW2_NO_OFFSET,
-		.nclusters = 1,
-	};
-
-	return tell(c, &finding);
-}
-
-static int tell_marks(const struct check *c, const struct check_result *r)
-{
-	int ret = 0;
-
-	if (r->was_dirty)
-		ret = note(c, "dirty", "the image wasn't closed and is marked dirty");
-	if (ret == 0 && r->was_corrupt)
-		ret = note(c, "corrupt", "the image is marked corrupt");
-	return ret;
 }
 
 static void fill(struct qcow2_check_result *result, const struct check_result *r)
@@ -137,11 +112,9 @@ static int examine(struct qcow2_storage store, const struct qcow2_check_options 
 	if (o->repair == QCOW2_REPAIR_LEAKS)
 		options.repair = CHECK_REPAIR_LEAKS;
 	else if (o->repair == QCOW2_REPAIR_ALL)
-		options.repair = CHECK_REPAIR_ALL;
+		options.repair = CHECK_REPAIR_ALL | CHECK_REPAIR_CLEAR;
 	ret = check_image(store, &options, &r, err);
 	fill(result, &r);
-	if (ret == 0)
-		ret = tell_marks(&c, &r);
 	if (ret == -ECANCELED)
 		return error_set(err, ret, "canceled");
 	if (ret == 0)

@@ -19,7 +19,7 @@ static int report(void *opaque, const struct check_report *r)
 	unsigned *lines = opaque;
 	char text[256];
 
-	if (r->repaired || r->kept)
+	if (r->repaired || r->kept || check_finding_kind(r->finding) == CHECK_KIND_NOTE)
 		return 0;
 	(r->after_repair ? left_by_finding : by_finding)[r->finding] += r->nclusters;
 	if ((*lines)++ < LINES_MAX)
@@ -87,7 +87,7 @@ int main(int argc, char **argv)
 	if (argc == 3 && strcmp(argv[2], "leaks") == 0)
 		options.repair = CHECK_REPAIR_LEAKS;
 	else if (argc == 3 && strcmp(argv[2], "all") == 0)
-		options.repair = CHECK_REPAIR_ALL;
+		options.repair = CHECK_REPAIR_ALL | CHECK_REPAIR_CLEAR;
 	else if (argc != 2)
 		return 1;
 	options.opaque = &lines;
