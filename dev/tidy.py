@@ -274,9 +274,25 @@ def check_listed(tree):
             yield path, 1, "is in no meson.build, so nothing builds it"
 
 
+def check_damages(tree):
+    """Every finding of a check has a folder tests/check/CODE or CODE.VARIANT with a damage."""
+    path = "src/check/findings.c"
+    folders = {p.split("/")[2].split(".")[0] for p in tree.text
+               if re.fullmatch(r"tests/check/[^/]+/damage\.py", p)}
+    text = tree.text.get(path, "")
+    codes = {m.group(1): text.count("\n", 0, m.start()) + 1
+             for m in re.finditer(r'\[CHECK_\w+\]\s*=\s*\{\s*"([^"]+)"', text)}
+    for code, n in codes.items():
+        if code not in folders:
+            yield path, n, f"the finding '{code}' has no folder in tests/check"
+    for code in sorted(folders - set(codes)):
+        yield f"tests/check/{code}", 1, f"a damage of '{code}', which isn't in {path}"
+
+
 CHECKS = [check_readable, check_arrows, check_tool_includes, check_calls, check_function_length,
           check_file_length, check_columns, check_white_space, check_undone, check_machine_paths,
-          check_licence, check_guards, check_public_docs, check_listed]
+          check_licence, check_guards, check_public_docs, check_listed,
+          check_damages]
 
 
 def complaints(root):

@@ -915,6 +915,17 @@ struct qcow2_check_finding {
 	const char *repair;	/* what QCOW2_REPAIR_ALL does about such, in a few words */
 };
 
+/* A row of the catalogue of what can be found. The strings are constants. */
+struct qcow2_check_rule {
+	const char *code;
+	enum qcow2_check_severity severity;
+	const char *meaning;
+	const char *repair; /* what QCOW2_REPAIR_ALL does about it */
+};
+
+/* The idx-th row, from 0; false behind the last. */
+bool qcow2_check_rule(size_t idx, struct qcow2_check_rule *rule);
+
 #define QCOW2_REPAIR_NONE 0u
 #define QCOW2_REPAIR_LEAKS                                                                         \
 	1u /* refcounts that are too high, and flags if nothing else is wrong                      \

@@ -25,7 +25,7 @@ struct check_args {
 	const char *filename;
 	const char *undo, *undo_apply;
 	int repair, output;
-	bool force_share, quiet, progress, no_undo, keep_undo;
+	bool force_share, quiet, progress, no_undo, keep_undo, list;
 	int cache;
 };
 
@@ -52,6 +52,8 @@ static const struct cli_option check_options[] = {
 	 "leave the undo file where all went well too", NULL},
 	{0, "undo-apply", CLI_STRING, offsetof(struct check_args, undo_apply), "FILE",
 	 "take a repair back, of IMAGE if FILE is IMAGE.undo", NULL},
+	{0, "list-findings", CLI_FLAG, offsetof(struct check_args, list), NULL,
+	 "print what there is to find, and to repair", NULL},
 	{'q', "quiet", CLI_FLAG, offsetof(struct check_args, quiet), NULL,
 	 "say nothing but findings and errors", NULL},
 	CLI_END,
@@ -223,6 +225,35 @@ static int apply_undo(const struct check_args *args)
 	return CHECK_CLEAN;
 }
 
+/* ---- the catalogue ---- */
+
+static int list_findings(bool json)
+{
+	static const char *const severities[] = {"error", "leak", "failed", "note"};
+	struct qcow2_check_rule rule;
+	struct cli_out out;
+
+	cli_out_init(&out, stdout, json);
+	if (json)
+		cli_out_open(&out, NULL, '[');
+	for (size_t i = 0; qcow2_check_rule(i, &rule); i++) {
+		if (!json) {
+			printf("%s (%s): %s\n    repair: %s\n", rule.code,
+			       severities[rule.severity], rule.meaning, rule.repair);
+			continue;
+		}
+		cli_out_open(&out, NULL, '{');
+		cli_out_string(&out, "code", rule.code);
+		cli_out_string(&out, "severity", severities[rule.severity]);
+		cli_out_string(&out, "meaning", rule.meaning);
+		cli_out_string(&out, "repair", rule.repair);
+		cli_out_close(&out);
+	}
+	if (json)
+		cli_out_close(&out);
+	return CHECK_CLEAN;
+}
+
 /* ---- the verb ---- */
 
 static int check(const struct check_args *args)
@@ -275,6 +306,9 @@ int verb_check(int argc, char **argv)
 
 	if (first < 0)
 		return status;
+	if (args.list)
+		return first == argc ? list_findings(args.output == TOOL_OUTPUT_JSON)
+				     : cli_usage("check", "--list-findings looks at no image");
 	args.filename = first < argc ? argv[first] : NULL;
 	if (argc - first > 1 || (argc == first && !args.undo_apply))
 		return cli_usage("check", "expecting one image file");

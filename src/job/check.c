@@ -22,9 +22,9 @@ struct check {
 	uint64_t done, total;
 };
 
-static enum qcow2_check_severity severity_of(const struct check_report *r)
+static enum qcow2_check_severity severity_of(enum check_finding finding)
 {
-	switch (check_finding_kind(r->finding)) {
+	switch (check_finding_kind(finding)) {
 	case CHECK_KIND_LEAK:
 		return QCOW2_CHECK_LEAK;
 	case CHECK_KIND_CORRUPTION:
@@ -35,6 +35,21 @@ static enum qcow2_check_severity severity_of(const struct check_report *r)
 		break;
 	}
 	return QCOW2_CHECK_FAILED;
+}
+
+bool qcow2_check_rule(size_t idx, struct qcow2_check_rule *rule)
+{
+	enum check_finding finding = (enum check_finding)idx;
+
+	if (idx >= CHECK_FINDINGS)
+		return false;
+	*rule = (struct qcow2_check_rule){
+		.code = check_finding_name(finding),
+		.severity = severity_of(finding),
+		.meaning = check_finding_words(finding),
+		.repair = check_finding_repair(finding),
+	};
+	return true;
 }
 
 static enum qcow2_check_phase phase_of(const struct check_report *r)
@@ -58,7 +73,7 @@ static int report(void *opaque, const struct check_report *r)
 	char sentence[SENTENCE_SIZE];
 	const struct qcow2_check_finding finding = {
 		.code = check_finding_name(r->finding),
-		.severity = severity_of(r),
+		.severity = severity_of(r->finding),
 		.phase = phase_of(r),
 		.sentence = check_finding_text(r, sentence, sizeof(sentence)),
 		.repair = check_finding_repair(r->finding),

@@ -60,6 +60,12 @@ class Patcher:
     def get(self, off):
         return struct.unpack(">Q", self.built.file.read(off, 8))[0]
 
+    def append(self):
+        """One more cluster at the end of the file, which nothing refers to."""
+        off = -(-self.built.file.size // self.cs) * self.cs
+        self.built.patch(off, b"x" * self.cs)
+        return off
+
     def l1(self, index):
         return self.built.where["l1"] + 8 * index
 
