@@ -230,6 +230,8 @@ def synopsis(command):
 def option_paragraph(group):
     words = [f"*{escaped(form)}*" for option in group for form in forms(option)]
     argument = f" _{escaped(group[0]['arg'])}_" if "arg" in group[0] else ""
+    if "optional" in group[0]:
+        argument = escaped(f"[={group[0]['optional']}]")
     return f"{', '.join(words)}{argument}\n\t{escaped(group[0]['help'])}\n"
 
 

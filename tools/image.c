@@ -9,7 +9,7 @@
 
 const char *const tool_cache_modes[] = {"none",	      "writeback", "writethrough",
 					"directsync", "unsafe",	   NULL};
-const char *const tool_outputs[] = {"human", "json", "text", NULL};
+const char *const tool_outputs[] = {"text", "json", "human", NULL};
 
 static const char *const formats[] = {"qcow2", "raw"};
 
@@ -50,6 +50,7 @@ void tool_warn(void *opaque, const char *sentence)
 
 void tool_explain(const struct qcow2_error *err, const char *advice)
 {
+	cli_set_errno(err->code);
 	if (advice)
 		cli_error("%s (%s)", err->message, advice);
 	else

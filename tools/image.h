@@ -23,7 +23,7 @@ unsigned tool_cache_write_flags(int cache);
 
 /* Choices of --output. */
 extern const char *const tool_outputs[];
-enum tool_output { TOOL_OUTPUT_HUMAN, TOOL_OUTPUT_JSON, TOOL_OUTPUT_TEXT };
+enum tool_output { TOOL_OUTPUT_TEXT, TOOL_OUTPUT_JSON, TOOL_OUTPUT_HUMAN };
 
 /* Whether there is such a format (NULL is fine). False after an error with the list of formats. */
 bool tool_known_format(const char *format);

@@ -31,7 +31,7 @@ static const struct cli_option commit_options[] = {
 	 NULL},
 	{'t', "cache", CLI_CHOICE, AT(cache), "CACHE", "cache mode (default: writeback)",
 	 tool_cache_modes},
-	{'p', "progress", CLI_FLAG, AT(progress), NULL, "show the progress in percent", NULL},
+	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "say nothing but errors", NULL},
 	CLI_END,
 };

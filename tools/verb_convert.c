@@ -57,7 +57,7 @@ static const struct cli_option convert_options[] = {
 	{'U', "force-share", CLI_FLAG, AT(force_share), NULL, "read even while others write", NULL},
 	{0, "salvage", CLI_FLAG, AT(salvage), NULL, "what can't be read becomes zeros", NULL},
 	{0, "force", CLI_FLAG, AT(force), NULL, "replace a target that isn't empty", NULL},
-	{'p', "progress", CLI_FLAG, AT(progress), NULL, "show the progress in percent", NULL},
+	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "show nothing but errors", NULL},
 	CLI_END,
 };

@@ -25,7 +25,7 @@ static const struct cli_option dump_options[] = {
 	 "format: qcow2 or raw (default: look)", NULL},
 	{'U', "force-share", CLI_FLAG, offsetof(struct dump_args, force_share), NULL,
 	 "read even while another program writes", NULL},
-	{0, "output", CLI_CHOICE, offsetof(struct dump_args, output), "human|json",
+	{0, "output", CLI_CHOICE, offsetof(struct dump_args, output), "text|json",
 	 "how to print it", tool_outputs},
 	CLI_END,
 };

@@ -27,7 +27,7 @@ static const struct cli_option info_options[] = {
 	 "go on with its backing files", NULL},
 	{'U', "force-share", CLI_FLAG, offsetof(struct info_args, force_share), NULL,
 	 "read even while another program writes", NULL},
-	{0, "output", CLI_CHOICE, offsetof(struct info_args, output), "human|json",
+	{0, "output", CLI_CHOICE, offsetof(struct info_args, output), "text|json",
 	 "how to print it", tool_outputs},
 	CLI_END,
 };

@@ -31,8 +31,8 @@ static const struct cli_option map_options[] = {
 	 "end after so many bytes", NULL},
 	{'U', "force-share", CLI_FLAG, offsetof(struct map_args, force_share), NULL,
 	 "read even while another program writes", NULL},
-	{0, "output", CLI_CHOICE, offsetof(struct map_args, output), "human|json",
-	 "human: the parts with data; json: everything", tool_outputs},
+	{0, "output", CLI_CHOICE, offsetof(struct map_args, output), "text|json",
+	 "text: the parts with data; json: everything", tool_outputs},
 	CLI_END,
 };
 

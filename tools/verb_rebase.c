@@ -33,7 +33,7 @@ static const struct cli_option rebase_options[] = {
 	{'T', NULL, CLI_CHOICE, AT(source_cache), "CACHE", NULL, tool_cache_modes},
 	{'U', "force-share", CLI_FLAG, AT(force_share), NULL,
 	 "read the new backing file even while others write", NULL},
-	{'p', "progress", CLI_FLAG, AT(progress), NULL, "show the progress in percent", NULL},
+	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "say nothing but errors", NULL},
 	CLI_END,
 };

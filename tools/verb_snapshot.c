@@ -32,7 +32,7 @@ static const struct cli_option snapshot_options[] = {
 	 "delete it; also: delete NAME FILE", NULL},
 	{'l', NULL, CLI_FLAG, offsetof(struct snapshot_args, list), NULL,
 	 "list them (the default); also: list FILE", NULL},
-	{0, "output", CLI_CHOICE, offsetof(struct snapshot_args, output), "human|json",
+	{0, "output", CLI_CHOICE, offsetof(struct snapshot_args, output), "text|json",
 	 "how to print the list", tool_outputs},
 	{'f', "format", CLI_STRING, offsetof(struct snapshot_args, format), "FMT",
 	 "format: qcow2 or raw (default: look)", NULL},

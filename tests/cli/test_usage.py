@@ -97,10 +97,10 @@ def test_what_cant_be_guessed_isnt():
     (["-Z", "x"], "unknown option '-Z'"),
     (["-UZ", "x"], "unknown option '-Z'"),
     (["-f"], "option '-f' needs an argument, FMT"),
-    (["--output"], "option '--output' needs an argument, human|json"),
+    (["--output"], "option '--output' needs an argument, text|json"),
     (["--backing-chain=yes", "x"], "option '--backing-chain' takes no argument"),
     (["--help=yes"], "option '--help' takes no argument"),
-    (["--output=xml", "x"], "--output: 'xml' is not one of human, json, text"),
+    (["--output=xml", "x"], "--output: 'xml' is not one of text, json, human"),
     ([], "expecting one image file"),
     (["a", "b"], "expecting one image file")])
 def test_wrong_options(words, said):

@@ -62,10 +62,10 @@ class Result:
 
     def sentences(self):
         """The lines of standard error that are no warnings."""
-        return [line for line in self.err.splitlines() if not is_warning(line)]
+        return [line for line in map(as_text, self.err.splitlines()) if not is_warning(line)]
 
     def warnings(self):
-        return [line for line in self.err.splitlines() if is_warning(line)]
+        return [line for line in map(as_text, self.err.splitlines()) if is_warning(line)]
 
     def refused(self, *words, code=1):
         """Failed as the tool promises to: exit 1 and one sentence, which holds these words."""
@@ -85,6 +85,14 @@ class Result:
             return json.loads(self.out)
         except ValueError as e:
             raise AssertionError(f"not JSON: {e}\n{self.describe()}") from e
+
+
+def as_text(line):
+    """A message that is an object, with --output=json, as it is without."""
+    for kind, start in (("error", "qcow2: "), ("warning", "qcow2: warning: ")):
+        if line.startswith(f'{{"{kind}": '):
+            return start + json.loads(line)[kind]
+    return line
 
 
 def is_warning(line):

@@ -9,6 +9,7 @@
 #include "cli/args.h"
 #include "cli/diag.h"
 #include "cli/guess.h"
+#include "cli/progress.h"
 #include "cli/size.h"
 
 #define OPTIONS_MAX 48
@@ -104,6 +105,21 @@ static int take_number(const struct cli_command *command, const struct cli_optio
 	return rc;
 }
 
+/* Where progress goes: text is what stands behind --progress=, or NULL. */
+static int take_progress(const struct cli_command *command, const char *text, bool *percent)
+{
+	if (!text) {
+		*percent = true;
+		return 0;
+	}
+	if (cli_progress_to(text) == 0)
+		return 0;
+	cli_usage(command->name,
+		  "--progress: '%s' is not json or json:FD with a file descriptor that is open",
+		  text);
+	return -EINVAL;
+}
+
 /* Stores one option's argument in the verb's struct. */
 static int take(const struct cli_command *command, const struct cli_option *o, const char *text,
 		void *args)
@@ -126,6 +142,8 @@ static int take(const struct cli_command *command, const struct cli_option *o, c
 		return take_size(command, o, text, at);
 	case CLI_NUMBER:
 		return take_number(command, o, text, at);
+	case CLI_PROGRESS:
+		return take_progress(command, text, at);
 	case CLI_CHOICE:
 		return choose(command, o, text, at);
 	}
@@ -141,7 +159,7 @@ static void make_tables(const struct cli_command *command, size_t n, char *lette
 	*letters++ = ':';
 	for (i = 0; i < n; i++) {
 		const struct cli_option *o = &command->options[i];
-		bool has_arg = o->kind != CLI_FLAG;
+		bool has_arg = o->kind != CLI_FLAG && o->kind != CLI_PROGRESS;
 
 		if (o->letter) {
 			*letters++ = o->letter;
@@ -151,7 +169,9 @@ static void make_tables(const struct cli_command *command, size_t n, char *lette
 		if (o->name)
 			longs[nlongs++] = (struct option){
 				.name = o->name,
-				.has_arg = has_arg ? required_argument : no_argument,
+				.has_arg = has_arg		     ? required_argument
+					   : o->kind == CLI_PROGRESS ? optional_argument
+								     : no_argument,
 				.val = LONG_BASE + (int)i,
 			};
 	}
@@ -202,6 +222,25 @@ static void complain(const struct cli_command *command, size_t n, const char *ty
 		cli_usage(command->name, "unknown option '--%s'", name);
 }
 
+/* Whether JSON is asked for, on a command line that may not be understood yet. */
+static bool wants_json(const struct cli_command *command, int argc, char **argv)
+{
+	size_t i, n = cli_count_options(command);
+	int w;
+
+	for (i = 0; i < n; i++)
+		if (command->options[i].name && strcmp(command->options[i].name, "output") == 0)
+			break;
+	if (i == n || cli_is_face())
+		return false;
+	for (w = 1; w < argc && strcmp(argv[w], "--") != 0; w++)
+		if (strcmp(argv[w], "--output=json") == 0 ||
+		    (strcmp(argv[w], "--output") == 0 && w + 1 < argc &&
+		     strcmp(argv[w + 1], "json") == 0))
+			return true;
+	return false;
+}
+
 int cli_parse(const struct cli_command *command, int argc, char **argv, void *args, int *status)
 {
 	struct option longs[OPTIONS_MAX + 2];
@@ -211,6 +250,7 @@ int cli_parse(const struct cli_command *command, int argc, char **argv, void *ar
 
 	make_tables(command, n, letters, longs);
 	cli_set_subject(command->name, NULL);
+	cli_set_json(wants_json(command, argc, argv));
 	*status = command->failure_status;
 	opterr = 0;
 	optind = 0; /* what a face has parsed before us is forgotten */

@@ -11,12 +11,13 @@
 #include <stdint.h>
 
 enum cli_kind {
-	CLI_FLAG,   /* bool */
-	CLI_STRING, /* const char *; the last one counts */
-	CLI_LIST,   /* struct cli_list: all of them */
-	CLI_SIZE,   /* struct cli_size */
-	CLI_NUMBER, /* struct cli_size: 1 to 1024, no unit */
-	CLI_CHOICE, /* int: the index in choices */
+	CLI_FLAG,     /* bool */
+	CLI_STRING,   /* const char *; the last one counts */
+	CLI_LIST,     /* struct cli_list: all of them */
+	CLI_SIZE,     /* struct cli_size */
+	CLI_NUMBER,   /* struct cli_size: 1 to 1024, no unit */
+	CLI_CHOICE,   /* int: the index in choices */
+	CLI_PROGRESS, /* bool; its long form may be given json or json:FD, see progress.h */
 };
 
 struct cli_list {
@@ -39,8 +40,6 @@ struct cli_option {
 	const char *help;	    /* NULL: shares line and argument of the option before it */
 	const char *const *choices; /* of CLI_CHOICE, NULL-terminated */
 };
-#define CLI_OPTION_SPELLED 40
-
 #define CLI_END                                                                                    \
 	{                                                                                          \
 		.letter = 0, .name = NULL                                                          \
@@ -66,6 +65,7 @@ int cli_parse(const struct cli_command *command, int argc, char **argv, void *ar
 size_t cli_count_options(const struct cli_command *command);
 
 /* "-f", "--output": as people would type it. */
+#define CLI_OPTION_SPELLED 40
 const char *cli_option_spelled(const struct cli_option *o, char buf[CLI_OPTION_SPELLED]);
 
 void cli_print_help(const struct cli_command *command);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "cli/diag.h"
+#include "cli/out.h"
 #include "cli/utf8.h"
 #include "cli/words.h"
 
@@ -20,6 +21,8 @@
 
 static const struct cli_face *face;
 static const char *subject_verb, *subject_file;
+static bool as_json;
+static int error_code;
 
 void cli_set_face(const struct cli_face *new_face)
 {
@@ -42,6 +45,23 @@ bool cli_face_help(void)
 		return false;
 	face->print_help();
 	return true;
+}
+
+void cli_set_json(bool json)
+{
+	as_json = json;
+}
+
+void cli_set_errno(int code)
+{
+	error_code = code < 0 ? -code : code;
+}
+
+bool cli_colours(int fd)
+{
+	const char *term = getenv("TERM"), *no = getenv("NO_COLOR");
+
+	return !face && !(no && *no) && term && strcmp(term, "dumb") != 0 && isatty(fd);
 }
 
 void cli_set_subject(const char *verb, const char *file)
@@ -67,6 +87,31 @@ static void put_lines(const char *text)
 	}
 }
 
+static void put_object(const char *kind, const char *sentence)
+{
+	const char *code = error_code ? strerrorname_np(error_code) : NULL;
+
+	fprintf(stderr, "{\"%s\": ", kind);
+	cli_json_put(stderr, sentence);
+	if (subject_verb) {
+		fputs(", \"verb\": ", stderr);
+		cli_json_put(stderr, subject_verb);
+	}
+	if (code)
+		fprintf(stderr, ", \"code\": \"%s\"", code);
+	fputs("}\n", stderr);
+	error_code = 0;
+}
+
+static void put_name(bool is_warning)
+{
+	const char *colour = is_warning ? "\033[1;33m" : "\033[1;31m";
+	bool in_colour = cli_colours(STDERR_FILENO);
+
+	fprintf(stderr, "%s%s:%s ", in_colour ? colour : "", cli_program(),
+		in_colour ? "\033[0m" : "");
+}
+
 /* Returns whether it has to be told where to read more: has_hint is what we would do. */
 static bool say(const char *before, bool has_hint, const char *fmt, va_list args)
 	__attribute__((format(printf, 3, 0)));
@@ -83,7 +128,12 @@ static bool say(const char *before, bool has_hint, const char *fmt, va_list args
 	if (words && !words->theirs)
 		return false;
 	fflush(stdout);
-	fprintf(stderr, "%s: %s", cli_program(), before);
+	if (as_json) {
+		put_object(*before ? "warning" : "error", sentence);
+		return false;
+	}
+	put_name(*before);
+	fputs(before, stderr);
 	if (words) {
 		put_lines(theirs);
 		return words->hint == CLI_HINT_KEEP ? has_hint : words->hint == CLI_HINT_YES;

@@ -25,6 +25,18 @@ bool cli_face_help(void);
 void cli_set_subject(const char *verb, const char *file);
 
 /*
+ * Messages become objects, a line each: {"error": "sentence", "verb": "info", "code": "ENOENT"}
+ * with what of it is known; warnings have "warning" in its place.
+ */
+void cli_set_json(bool json);
+
+/* The next error is about this errno (of any sign). */
+void cli_set_errno(int code);
+
+/* Whether what is written to a terminal may be in colours: NO_COLOR isn't set. */
+bool cli_colours(int fd);
+
+/*
  * "qcow2: <sentence>" in one line on standard error, made safe for terminals. Returns 1, the exit
  * code of failure, so that `return cli_error(...)` works.
  */

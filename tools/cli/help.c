@@ -25,7 +25,9 @@ static void put_forms(char *line, size_t size, const struct cli_option *group, s
 		if (group[i].name)
 			used += (size_t)snprintf(line + used, size - used, "%s--%s",
 						 used ? ", " : "    ", group[i].name);
-	if (group[0].arg)
+	if (group[0].kind == CLI_PROGRESS)
+		snprintf(line + used, size - used, "[=json[:FD]]");
+	else if (group[0].arg)
 		snprintf(line + used, size - used, " %s", group[0].arg);
 }
 
@@ -80,6 +82,8 @@ static void dump_option(struct cli_out *out, const struct cli_option *o)
 	/* without one it is another form of the option before it */
 	if (o->help)
 		cli_out_string(out, "help", o->help);
+	if (o->kind == CLI_PROGRESS)
+		cli_out_string(out, "optional", "json[:FD]");
 	if (o->choices) {
 		cli_out_open(out, "choices", '[');
 		for (i = 0; o->choices[i]; i++)
