@@ -3,7 +3,8 @@
  * Compare: do two disks read the same?
  *
  * Windows of the disk are taken by several threads in order; what is zero on both sides by their
- * maps is passed over, in one step however long it is. Whatever ends the comparison, a difference
+ * maps, or the same bytes of the same file (two overlays of one base), is passed over, in one step
+ * however long it is. Whatever ends the comparison, a difference
  * or a fault, has a place, and the first on the disk wins, whichever thread is first to meet one: a
  * thread goes on only with what lies before the best so far. So the answer is always the same.
  */
@@ -19,6 +20,7 @@
 #include "base/zero.h"
 #include "image/image.h"
 #include "job/job.h"
+#include "job/twin.h"
 
 #define WINDOW (1024u * 1024)
 #define THREADS_MAX 4
@@ -26,6 +28,7 @@
 struct compare {
 	/* immutable while the threads run */
 	struct qcow2_image *images[2];
+	struct job_files files[2];
 	uint64_t common; /* the smaller size */
 	uint64_t size;	 /* the larger one */
 	bool strict;
@@ -88,6 +91,7 @@ struct run {
 	bool zero;
 	bool present;
 	uint64_t len_bytes;
+	struct data_run at; /* unless zero */
 };
 
 /* What an image has at guest_off; past its end it is zero and absent. */
@@ -110,7 +114,16 @@ static int look(struct compare *c, int i, uint64_t guest_off, struct run *run,
 	run->zero = r.run.kind == DISK_RUN_ZERO || r.run.kind == DISK_RUN_ABSENT;
 	run->present = r.run.kind != DISK_RUN_ABSENT && !r.past_end;
 	run->len_bytes = r.run.len_bytes;
+	run->at = r;
 	return 0;
+}
+
+/* Equal by what the maps say: zeros on both sides, or the same bytes of one file. */
+static bool is_same(const struct compare *c, const struct run runs[2])
+{
+	if (runs[0].zero || runs[1].zero)
+		return runs[0].zero && runs[1].zero;
+	return job_is_twin(&c->files[0], &runs[0].at, &c->files[1], &runs[1].at);
 }
 
 static int read_side(struct compare *c, int i, uint8_t *buf, size_t len, uint64_t guest_off,
@@ -183,7 +196,7 @@ static int compare_window(struct compare *c, uint64_t guest_off, uint8_t *bufs[2
 			differ(c, QCOW2_COMPARE_ALLOCATION, guest_off);
 			return 0;
 		}
-		if (runs[0].zero && runs[1].zero) {
+		if (is_same(c, runs)) {
 			if (guest_off + len > end)
 				skip_to(c, align_down(guest_off + len, WINDOW));
 		} else {
@@ -245,6 +258,25 @@ static void run_thread(void *opaque, unsigned i)
 	}
 }
 
+static int run(struct compare *c)
+{
+	int ret = 0;
+
+	pthread_mutex_init(&c->lock, NULL);
+	for (int i = 0; i < 2 && ret == 0; i++)
+		ret = job_files_init(&c->files[i], c->images[i], &c->err);
+	if (ret < 0)
+		c->ret = ret;
+	else
+		work_team((unsigned)min_u64(work_cpus(), THREADS_MAX), run_thread, c);
+	if (c->ret == 0)
+		tick(c, true);
+	for (int i = 0; i < 2; i++)
+		job_files_release(&c->files[i]);
+	pthread_mutex_destroy(&c->lock);
+	return c->ret;
+}
+
 int qcow2_compare(struct qcow2_image *a, struct qcow2_image *b, unsigned flags,
 		  const struct qcow2_progress *progress, struct qcow2_compare_result *result,
 		  struct qcow2_error *err)
@@ -257,6 +289,7 @@ int qcow2_compare(struct qcow2_image *a, struct qcow2_image *b, unsigned flags,
 		.progress = progress,
 		.limit = UINT64_MAX,
 	};
+	int ret;
 
 	*result = c.result;
 	if (flags & ~QCOW2_COMPARE_STRICT)
@@ -274,13 +307,9 @@ int qcow2_compare(struct qcow2_image *a, struct qcow2_image *b, unsigned flags,
 		*result = c.result;
 		return 0;
 	}
-	pthread_mutex_init(&c.lock, NULL);
-	work_team((unsigned)min_u64(work_cpus(), THREADS_MAX), run_thread, &c);
-	if (c.ret == 0)
-		tick(&c, true);
-	pthread_mutex_destroy(&c.lock);
+	ret = run(&c);
 	*result = c.result;
-	if (c.ret < 0 && err)
+	if (ret < 0 && err)
 		*err = c.err;
-	return c.ret;
+	return ret;
 }

@@ -123,3 +123,20 @@ def test_an_unreadable_cluster_is_trouble(images, work):
 def test_cache_modes(cache, images, work):
     result = tool("compare", "-T", cache, "data", "data", cwd=work).ended_well()
     assert result.code == 0, result.describe()
+
+
+def test_what_two_overlays_share_is_not_read(work):
+    """A cluster of the shared base can't be decompressed: nobody notices."""
+    zoo.create(work, "base", "8M")
+    zoo.io(work, "base", "write -c -P 6 1M 64k", "write -P 7 2M 2M")
+    l2 = tool("dump", "--output=json", "base", "l2", "0", cwd=work).json()
+    packed = next(f["value"] for f in l2 if f["value"] >> 62 & 1)
+    zoo.patch(work, "base", packed & ((1 << 54) - 1), b"\xff" * 64)
+    for name in ("a", "b"):
+        zoo.create(work, name, "-b", "base", "-F", "qcow2", "8M")
+        zoo.io(work, name, "write -P 3 3M 64k")
+    tool("convert", "a", "x", cwd=work).refused("a")
+    assert tool("compare", "-s", "a", "b", cwd=work).succeeded().out == "Images are identical.\n"
+    zoo.io(work, "b", "write -P 4 3100k 512")
+    result = tool("compare", "a", "b", cwd=work).succeeded(1)
+    assert result.out == f"Content mismatch at offset {3100 << 10}!\n"
