@@ -745,6 +745,8 @@ struct qcow2_convert_options {
 	struct qcow2_progress progress;
 	void (*warn)(void *opaque, const char *sentence);
 	void *opaque;
+	/* a part of the one source: so many bytes (0: up to its end) from an offset on */
+	uint64_t source_off, source_bytes;
 };
 #define QCOW2_SPARSE_DEFAULT UINT64_MAX
 #define QCOW2_CONVERT_OPTIONS_INIT                                                                 \
@@ -773,6 +775,9 @@ struct qcow2_convert_result {
  * (where a write itself failed) as some of both; snapshots aren't touched. One that was empty is
  * empty again. -ENOSPC: the target's disk is too small; -EINVAL: the target, or its data file, is
  * read from.
+ *
+ * A part that begins behind the end of the source is empty, one that passes it is shorter. The disk
+ * of the target has its size, rounded up to 512 bytes; what that adds are zeros.
  */
 int qcow2_convert(struct qcow2_image *const *sources, size_t nsources, const char *path,
 		  const struct qcow2_convert_options *options, struct qcow2_convert_result *result,

@@ -15,11 +15,18 @@
 #include "verb.h"
 
 static const struct verb verbs[] = {
-	{&create_command, verb_create},	    {&info_command, verb_info},
-	{&map_command, verb_map},	    {&convert_command, verb_convert},
-	{&compare_command, verb_compare},   {&check_command, verb_check},
-	{&commit_command, verb_commit},	    {&rebase_command, verb_rebase},
-	{&dump_command, verb_dump},	    {&io_command, verb_io},
+	{&create_command, verb_create},
+	{&info_command, verb_info},
+	{&map_command, verb_map},
+	{&convert_command, verb_convert},
+	{&compare_command, verb_compare},
+	{&check_command, verb_check},
+	{&commit_command, verb_commit},
+	{&rebase_command, verb_rebase},
+	{&dd_command, verb_dd},
+	{&bench_command, verb_bench},
+	{&dump_command, verb_dump},
+	{&io_command, verb_io},
 	{&snapshot_command, verb_snapshot},
 };
 #define NVERBS (sizeof(verbs) / sizeof(verbs[0]))

@@ -14,11 +14,13 @@ struct verb {
 const struct verb *verb_find(const char *name);
 
 /* argv[0] is the verb's name. Returns the exit code. */
+int verb_bench(int argc, char **argv);
 int verb_check(int argc, char **argv);
 int verb_commit(int argc, char **argv);
 int verb_compare(int argc, char **argv);
 int verb_convert(int argc, char **argv);
 int verb_create(int argc, char **argv);
+int verb_dd(int argc, char **argv);
 int verb_dump(int argc, char **argv);
 int verb_info(int argc, char **argv);
 int verb_io(int argc, char **argv);
@@ -26,11 +28,13 @@ int verb_map(int argc, char **argv);
 int verb_rebase(int argc, char **argv);
 int verb_snapshot(int argc, char **argv);
 
+extern const struct cli_command bench_command;
 extern const struct cli_command check_command;
 extern const struct cli_command commit_command;
 extern const struct cli_command compare_command;
 extern const struct cli_command convert_command;
 extern const struct cli_command create_command;
+extern const struct cli_command dd_command;
 extern const struct cli_command dump_command;
 extern const struct cli_command info_command;
 extern const struct cli_command io_command;

@@ -151,7 +151,9 @@ int qcow2_convert(struct qcow2_image *const *sources, size_t nsources, const cha
 		return ret;
 	source.nlayers = o.flags & QCOW2_CONVERT_ON_TOP ? 1 : 0;
 	source.salvage = o.flags & QCOW2_CONVERT_SALVAGE;
-	ret = open_target(&target, path, &source, &o, err);
+	ret = job_source_cut(&source, o.source_off, o.source_bytes, err);
+	if (ret == 0)
+		ret = open_target(&target, path, &source, &o, err);
 	if (ret == 0)
 		ret = copy(&source, target, &o, result ? result : &unwanted, err);
 	if (target)

@@ -46,7 +46,7 @@ int job_source_differs(struct qcow2_storage store, const char *path,
 	return 0;
 }
 
-/* The image that holds guest_off, which is inside the source. */
+/* The image that holds guest_off, which is before the end of the last. */
 static size_t image_at(const struct job_source *s, uint64_t guest_off)
 {
 	size_t i = 0;
@@ -56,22 +56,35 @@ static size_t image_at(const struct job_source *s, uint64_t guest_off)
 	return i;
 }
 
+/* Where that is in image i. */
+static uint64_t place_in(const struct job_source *s, size_t i, uint64_t guest_off)
+{
+	return guest_off - s->starts[i] + (i == 0 ? s->first_off : 0);
+}
+
 /* With salvage a range whose tables are damaged counts as data: reading it tells the damage. */
 static int map_piece(const void *of, uint64_t guest_off, struct job_piece *p,
 		     struct qcow2_error *err)
 {
 	const struct job_source *s = of;
-	size_t i = image_at(s, guest_off);
-	struct data_layers layers = s->images[i]->layers;
+	struct data_layers layers;
 	struct data_run r;
+	size_t i;
 	int ret;
 
+	if (guest_off >= s->starts[s->nimages]) {
+		*p = (struct job_piece){.kind = JOB_BLOCK_ZERO,
+					.len_bytes = s->size_bytes - guest_off};
+		return 0;
+	}
+	i = image_at(s, guest_off);
+	layers = s->images[i]->layers;
 	if (s->nlayers && s->nlayers < layers.count) {
 		layers.count = s->nlayers;
 		layers.hints = NULL; /* what is remembered of a chain is about all of it */
 	}
 	/* up to the end of the image: a long hole is passed in one step */
-	ret = data_map(&layers, guest_off - s->starts[i], s->starts[i + 1] - guest_off, &r, err);
+	ret = data_map(&layers, place_in(s, i, guest_off), s->starts[i + 1] - guest_off, &r, err);
 	if (ret < 0) {
 		*p = (struct job_piece){.kind = JOB_BLOCK_DATA, .len_bytes = SALVAGE_STEP};
 		return s->salvage ? 0 : ret;
@@ -177,7 +190,7 @@ size_t job_run_of_blocks(const uint8_t *states, size_t first, size_t nblocks)
 static int read_blocks(const struct job_source *s, uint64_t guest_off, uint8_t *buf, size_t len,
 		       job_unreadable_fn unreadable, void *opaque, struct qcow2_error *err)
 {
-	uint64_t end = min_u64(guest_off + len, s->size_bytes);
+	uint64_t end = min_u64(guest_off + len, s->starts[s->nimages]);
 	uint64_t pos = guest_off;
 	int ret;
 
@@ -185,7 +198,7 @@ static int read_blocks(const struct job_source *s, uint64_t guest_off, uint8_t *
 		size_t i = image_at(s, pos);
 		struct part p = {
 			.image = s->images[i],
-			.image_off = pos - s->starts[i],
+			.image_off = place_in(s, i, pos),
 			.len_bytes = min_u64(end, s->starts[i + 1]) - pos,
 		};
 
@@ -247,5 +260,22 @@ int job_source_init(struct job_source *s, struct qcow2_image *const *images, siz
 	}
 	s->starts[nimages] = sum;
 	s->size_bytes = sum;
+	return 0;
+}
+
+int job_source_cut(struct job_source *s, uint64_t first_off, uint64_t len_bytes,
+		   struct qcow2_error *err)
+{
+	uint64_t rest;
+
+	if (first_off == 0 && len_bytes == 0)
+		return 0;
+	if (s->nimages != 1)
+		return error_set(err, -EINVAL, "a part of one source can be copied, not of %zu",
+				 s->nimages);
+	rest = first_off < s->size_bytes ? s->size_bytes - first_off : 0;
+	s->first_off = first_off;
+	s->starts[1] = len_bytes ? min_u64(len_bytes, rest) : rest;
+	s->size_bytes = align_up(s->starts[1], 512);
 	return 0;
 }

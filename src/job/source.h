@@ -38,7 +38,8 @@ struct job_source {
 	struct qcow2_image *const *images;
 	uint64_t *starts; /* of each image in the whole, and the end: nimages + 1 */
 	size_t nimages;
-	uint64_t size_bytes;
+	uint64_t first_off;  /* where the first image is begun with */
+	uint64_t size_bytes; /* a multiple of 512; behind the end of the last image are zeros */
 	/* of each image so many are looked at, what they leave to those below is ABSENT; 0: all */
 	unsigned nlayers;
 	bool salvage;
@@ -48,6 +49,9 @@ struct job_source {
 int job_source_init(struct job_source *s, struct qcow2_image *const *images, size_t nimages,
 		    struct qcow2_error *err);
 void job_source_release(struct job_source *s);
+/* Only a part of the one image: len_bytes (0: up to the end) from first_off on. */
+int job_source_cut(struct job_source *s, uint64_t first_off, uint64_t len_bytes,
+		   struct qcow2_error *err);
 
 /* -EINVAL if the file at path, which was opened as store, is one that the source is read from. */
 int job_source_differs(struct qcow2_storage store, const char *path,

@@ -32,7 +32,7 @@ static const struct {
 	{"compare", {NULL}},
 	{"convert", {force, NULL}}, /* what is there is replaced without a question */
 	{"create", {force, format, raw, NULL}},
-	{"dd", {NULL}},
+	{"dd", {force, NULL}},
 	{"info", {NULL}},
 	{"map", {NULL}},
 	{"measure", {NULL}},
