@@ -165,6 +165,42 @@ static void test_version_2_never_lets_old_data_come_back(void **state)
 	free(alone);
 }
 
+static void assert_extent(struct qcow2_image *image, unsigned flags, uint64_t host_off)
+{
+	struct qcow2_extent x;
+
+	assert_int_equal(qcow2_map(image, 0, 65536, &x, NULL), 0);
+	assert_int_equal(x.flags, flags | QCOW2_EXTENT_PRESENT);
+	if (flags & QCOW2_EXTENT_HOST_OFF)
+		assert_int_equal(x.host_off, host_off);
+}
+
+/* What was preallocated is written where it is, after zeros too. */
+static void test_zeros_keep_their_place_unless_they_may_go(void **state)
+{
+	static const char *const options[] = {"cluster_size=64k", "extended_l2=on"};
+
+	for (unsigned i = 0; i < 2; i++) {
+		char *path = make_over(state, options[i]);
+		struct qcow2_image *image = open_with(path, QCOW2_DISCARD_UNMAP);
+		struct qcow2_extent x;
+
+		engine_write(image, 0, 65536, 1);
+		assert_int_equal(qcow2_map(image, 0, 65536, &x, NULL), 0);
+		assert_int_equal(qcow2_write_zeroes(image, 0, 65536, 0, NULL), 0);
+		assert_extent(image, QCOW2_EXTENT_ZERO | QCOW2_EXTENT_HOST_OFF, x.host_off);
+		assert_int_equal(engine_read(image, 0, 65536), 0);
+		engine_write(image, 0, 65536, 2);
+		assert_extent(image, QCOW2_EXTENT_DATA | QCOW2_EXTENT_HOST_OFF, x.host_off);
+		assert_int_equal(qcow2_write_zeroes(image, 0, 65536, QCOW2_WRITE_MAY_UNMAP, NULL),
+				 0);
+		assert_extent(image, QCOW2_EXTENT_ZERO, 0);
+		assert_int_equal(engine_read(image, 0, 65536), 0);
+		close_soundly(image, path);
+		free(path);
+	}
+}
+
 /* ---- space that was freed ---- */
 
 static uint64_t size_of(const char *path)
@@ -235,6 +271,7 @@ int main(void)
 		IMAGE_TEST(test_what_goes_back_to_the_host_is_the_callers_choice),
 		IMAGE_TEST(test_a_discard_does_as_the_option_says),
 		IMAGE_TEST(test_version_2_never_lets_old_data_come_back),
+		IMAGE_TEST(test_zeros_keep_their_place_unless_they_may_go),
 		IMAGE_TEST(test_space_that_was_freed_is_found_again),
 		IMAGE_TEST(test_the_file_ends_with_what_is_in_use),
 	};
