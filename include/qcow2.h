@@ -978,9 +978,12 @@ struct qcow2_check_result {
 /*
  * Examines the metadata of the image at path, and repairs on demand. The image alone: neither
  * backing nor data file is opened, no data cluster is read. 0 when the examination was completed,
- * whatever it found: see *result. Memory grows with the clusters in use, not with the size of the
- * disk: less than a bit for each that lies in a row of its like, about three for others, and twice
- * to four times as much where snapshots share them.
+ * whatever it found: see *result. Tables are read by as many threads as there are processors, up to
+ * 8; what is told, and its order, doesn't depend on them.
+ *
+ * Memory grows with the clusters in use, not with the size of the disk: less than a bit for each
+ * that lies in a row of its like, about three for others, four to eight where snapshots share
+ * them; and some megabytes for what is being read.
  *
  * A repair never gives up what it can't make sense of: while damage may hide references nothing is
  * freed. Cut off at any point it leaves an image that the same repair can finish. Where refcounts

@@ -4,6 +4,7 @@
 #define BASE_BYTES_H
 
 #include <stdint.h>
+#include <string.h>
 
 static inline uint16_t load_be16(const uint8_t *p)
 {
@@ -15,9 +16,23 @@ static inline uint32_t load_be32(const uint8_t *p)
 	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
+/* The bytes of v, in order of memory, are those of a big-endian number; or the other way round. */
+static inline uint64_t swap_be64(uint64_t v)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return __builtin_bswap64(v);
+#else
+	return v;
+#endif
+}
+
+/* Words of 64 bits come by the million: one access each, even where compilers don't see to it. */
 static inline uint64_t load_be64(const uint8_t *p)
 {
-	return (uint64_t)load_be32(p) << 32 | load_be32(p + 4);
+	uint64_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return swap_be64(v);
 }
 
 static inline uint32_t load_le32(const uint8_t *p)
@@ -44,8 +59,8 @@ static inline void store_be32(uint8_t *p, uint32_t v)
 
 static inline void store_be64(uint8_t *p, uint64_t v)
 {
-	store_be32(p, (uint32_t)(v >> 32));
-	store_be32(p + 4, (uint32_t)v);
+	v = swap_be64(v);
+	memcpy(p, &v, sizeof(v));
 }
 
 /* The same as single atomic accesses, for words that change while they are read; p is aligned. */

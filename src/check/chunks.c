@@ -232,6 +232,25 @@ static void spread(const uint8_t *two, uint8_t *four)
 	}
 }
 
+/* Counts that were in the map because a few's are narrow are looked up there no more. */
+static bool copy_few(const struct chunks *c, const struct chunk *from, enum chunk_form form,
+		     uint8_t *to)
+{
+	const uint8_t *few = bytes_of(c, from);
+	uint8_t code;
+
+	for (unsigned i = 0; i < FEW; i++, few += 2) {
+		unsigned pos = load_be16(few) >> 7;
+
+		if (load_be16(few) == 0)
+			continue;
+		if (!encode(form, chunks_state(c, from, pos), &code) && form != CHUNK_EIGHT)
+			return false;
+		format_refcount_set(to, form_order[form], pos, code);
+	}
+	return true;
+}
+
 /* Copies what the chunk has to one of another form. false: that hasn't codes for all. */
 static bool copy_states(struct chunks *c, const struct chunk *from, enum chunk_form form,
 			uint8_t *to)
@@ -242,6 +261,14 @@ static bool copy_states(struct chunks *c, const struct chunk *from, enum chunk_f
 		spread(bytes_of(c, from), to);
 		return true;
 	}
+	if (form_of(from) == CHUNK_EVEN) {
+		if (!encode(form, chunks_state(c, from, 0), &code))
+			return false;
+		format_refcount_fill(to, form_order[form], 0, CHUNK_CLUSTERS, code);
+		return true;
+	}
+	if (form_of(from) == CHUNK_FEW)
+		return copy_few(c, from, form, to);
 	for (unsigned pos = 0; pos < CHUNK_CLUSTERS; pos++) {
 		struct counts_state s = chunks_state(c, from, pos);
 
@@ -250,8 +277,6 @@ static bool copy_states(struct chunks *c, const struct chunk *from, enum chunk_f
 		if (!encode(form, s, &code) && form != CHUNK_EIGHT)
 			return false;
 		format_refcount_set(to, form_order[form], pos, code);
-		/* what was in the map because of a few's narrow counts is looked up there no more
-		 */
 	}
 	return true;
 }

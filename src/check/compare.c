@@ -4,16 +4,30 @@
  * those behind its end that are counted, and those behind the end of the refcount table. What has
  * no block is compared by the spans in which there are references at all, so that neither a huge
  * file nor a huge table costs more than what is in them.
+ *
+ * Any thread reads blocks and sees whether they are as they should be; what isn't is looked at in
+ * the caller's, block after block.
  */
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/num.h"
+#include "check/pipe.h"
 #include "check/run.h"
 #include "format/refbits.h"
 
 /* Neighbours that have the same fault become one report. */
 struct compare {
+	/* immutable */
 	struct check_run *run;
+	uint64_t part_len, part_entries; /* as much of a block as a piece has of it */
+	unsigned blocks;		 /* in a piece */
+	unsigned parts;			 /* of a block, each a piece */
+	uint32_t *present;		 /* blocks that there are */
+	uint64_t npresent;
+	_Atomic bool sparse; /* a block was empty: ask for holes */
+	/* the caller's */
+	uint64_t next_block;	 /* that is to be compared */
 	struct counts_span same; /* nclusters 0: none; count is the computed one */
 	uint64_t stored;
 	bool has_block;
@@ -68,13 +82,13 @@ static int add(struct compare *c, uint64_t first, uint64_t n, uint64_t stored, u
 	return ret;
 }
 
-/* Clusters [from, end), all of them stored as 0: their block is empty, or there is none. */
-static int compare_zeros(struct compare *c, uint64_t from, uint64_t end, bool has_block)
+/* Clusters [from, end), that no block counts. */
+static int compare_zeros(struct compare *c, uint64_t from, uint64_t end)
 {
 	struct counts_span span;
 	int ret = 0;
 
-	c->has_block = has_block;
+	c->has_block = false;
 	while (ret == 0 && counts_next(&c->run->counts, from, end, &span)) {
 		/* some of those may have been called somebody's own */
 		c->run->copied_wrong++;
@@ -90,11 +104,13 @@ static bool is_belied(unsigned claims, uint64_t stored)
 	return (claims & COUNTS_ALONE && stored != 1) || (claims & COUNTS_SHARED && stored == 1);
 }
 
-/* Most of an image is as it should be, and the same over long stretches. */
-static bool stride_is_right(struct compare *c, uint64_t first, const uint8_t *block, uint64_t idx,
-			    uint64_t n)
+/*
+ * Most of an image is as it should be, and the same over long stretches. Any thread. *end_idx:
+ * behind the last cluster that is in use, if there is one.
+ */
+static bool is_right(const struct check_run *run, uint64_t first, const uint8_t *block,
+		     uint64_t idx, uint64_t n, uint64_t *end_idx)
 {
-	const struct check_run *run = c->run;
 	struct counts_state same;
 
 	if (!counts_same(&run->counts, first, n, &same) || same.count > run->g.refcount_max ||
@@ -102,8 +118,16 @@ static bool stride_is_right(struct compare *c, uint64_t first, const uint8_t *bl
 	    !format_refcount_all(block, run->g.refcount_order, idx, n, same.count))
 		return false;
 	if (same.count > 0)
-		c->end_idx = max_u64(c->end_idx, first + n);
+		*end_idx = max_u64(*end_idx, first + n);
 	return true;
+}
+
+bool check_counts_fit(const struct check_run *run, uint64_t first, const uint8_t *block,
+		      uint64_t idx, uint64_t n)
+{
+	uint64_t end_idx = 0;
+
+	return is_right(run, first, block, idx, n, &end_idx);
 }
 
 static int compare_group(struct compare *c, uint64_t first, const uint8_t *block, uint64_t idx)
@@ -125,53 +149,172 @@ static int compare_group(struct compare *c, uint64_t first, const uint8_t *block
 	return ret;
 }
 
-static int compare_stride(struct compare *c, uint64_t first, const uint8_t *block, uint64_t idx,
-			  uint64_t n)
+/* Counts of n clusters from first on, side by side from the start of the bytes. */
+static int compare_counts(struct compare *c, uint64_t first, const uint8_t *bytes, uint64_t n)
 {
 	int ret = 0;
 
-	if (stride_is_right(c, first, block, idx, n))
-		return 0;
 	for (uint64_t i = 0; ret == 0 && i < n; i += COUNTS_CHUNK)
-		if (!stride_is_right(c, first + i, block, idx + i, COUNTS_CHUNK))
-			ret = compare_group(c, first + i, block, idx + i);
+		if (!is_right(c->run, first + i, bytes, i, COUNTS_CHUNK, &c->end_idx))
+			ret = compare_group(c, first + i, bytes, i);
 	return ret;
 }
 
-static int compare_block(struct compare *c, uint64_t block_idx, struct qcow2_error *err)
+/* ---- blocks, read by any thread ------------------------------------------------------------ */
+
+#define PIECE (128u << 10)
+#define PIECE_BLOCKS (PIECE >> LAYOUT_CLUSTER_BITS_MIN)
+
+/* A part of a large block, or several small ones. */
+struct stored_piece {
+	bool right[PIECE_BLOCKS];
+	uint64_t end_idx[PIECE_BLOCKS]; /* of those that are right */
+	uint8_t bytes[PIECE];
+};
+
+/* Is there a block that one could trust? */
+static bool is_present(const struct check_run *run, uint64_t block_idx)
 {
-	struct check_run *run = c->run;
-	const struct format_geometry *g = &run->g;
-	uint64_t first = block_idx << g->refblock_bits, off = run->refblocks[block_idx], stride;
-	bool zeros = true;
+	uint64_t off = run->refblocks[block_idx];
+
+	return off > RUN_REFBLOCK_BAD && counts_get(&run->counts, off >> run->g.cluster_bits) == 1;
+}
+
+/* So many of the n blocks from the i-th on lie one behind the other. */
+static unsigned neighbours(const struct compare *c, uint64_t i, unsigned n)
+{
+	const uint64_t *off = c->run->refblocks, cs = c->run->g.cluster_size;
+	unsigned count = 1;
+
+	while (count < n && off[c->present[i + count]] == off[c->present[i]] + count * cs)
+		count++;
+	return count;
+}
+
+static uint64_t first_cluster(const struct compare *c, uint64_t block_idx, uint64_t part)
+{
+	return (block_idx << c->run->g.refblock_bits) + part * c->part_entries;
+}
+
+static void judge_part(const struct compare *c, uint64_t first, struct stored_piece *p, unsigned i)
+{
+	const uint8_t *bytes = p->bytes + i * c->part_len;
+	uint64_t stride = min_u64(CHUNK_CLUSTERS, c->part_entries);
+
+	p->end_idx[i] = 0;
+	p->right[i] = true;
+	for (uint64_t k = 0; p->right[i] && k < c->part_entries; k += stride)
+		p->right[i] = is_right(c->run, first + k, bytes, k, stride, &p->end_idx[i]);
+}
+
+static int make_piece(void *opaque, uint64_t unit, void *slot, struct qcow2_error *err)
+{
+	struct compare *c = opaque;
+	const struct check_run *run = c->run;
+	struct stored_piece *p = slot;
+	uint64_t at = unit / c->parts * c->blocks, part = unit % c->parts;
+	unsigned n = (unsigned)min_u64(c->blocks, c->npresent - at), joined;
 	int ret = 0;
 
-	if (off <= RUN_REFBLOCK_BAD || counts_get(&run->counts, off >> g->cluster_bits) != 1)
-		return compare_zeros(c, first, first + g->refblock_entries, false);
-	ret = check_read_cluster(run, off, run->block, &zeros, err);
-	if (ret < 0)
+	for (unsigned i = 0; ret == 0 && i < n; i += joined) {
+		joined = neighbours(c, at + i, n - i);
+		ret = check_read_part(run, run->refblocks[c->present[at + i]] + part * PIECE,
+				      p->bytes + i * c->part_len, (size_t)(joined * c->part_len),
+				      &c->sparse, err);
+		for (unsigned k = i; ret == 0 && k < i + joined; k++)
+			judge_part(c, first_cluster(c, c->present[at + k], part), p, k);
+	}
+	return ret;
+}
+
+/* What has no block, before that one. */
+static int take_missing(struct compare *c, uint64_t block_idx)
+{
+	uint32_t bits = c->run->g.refblock_bits;
+	int ret = 0;
+
+	for (; ret == 0 && c->next_block < block_idx; c->next_block++)
+		ret = compare_zeros(c, c->next_block << bits, (c->next_block + 1) << bits);
+	return ret;
+}
+
+static int take_part(struct compare *c, uint64_t block_idx, uint64_t part,
+		     const struct stored_piece *p, unsigned i)
+{
+	int ret = take_missing(c, block_idx);
+
+	if (ret != 0)
 		return ret;
-	if (zeros)
-		return compare_zeros(c, first, first + g->refblock_entries, true);
 	c->has_block = true;
-	stride = min_u64(CHUNK_CLUSTERS, g->refblock_entries);
-	for (uint64_t i = 0; ret == 0 && i < g->refblock_entries; i += stride)
-		ret = compare_stride(c, first + i, run->block, i, stride);
-	return ret != 0 ? ret : flush_report(c);
+	if (p->right[i])
+		c->end_idx = max_u64(c->end_idx, p->end_idx[i]);
+	else
+		ret = compare_counts(c, first_cluster(c, block_idx, part),
+				     p->bytes + i * c->part_len, c->part_entries);
+	if (ret != 0 || part + 1 < c->parts)
+		return ret;
+	c->next_block = block_idx + 1;
+	return flush_report(c);
+}
+
+static int take_piece(void *opaque, uint64_t unit, void *slot, struct qcow2_error *err)
+{
+	struct compare *c = opaque;
+	uint64_t at = unit / c->parts * c->blocks;
+	unsigned n = (unsigned)min_u64(c->blocks, c->npresent - at);
+	int ret = 0;
+
+	(void)err;
+	for (unsigned i = 0; ret == 0 && i < n; i++)
+		ret = take_part(c, c->present[at + i], unit % c->parts, slot, i);
+	return ret == 0 ? check_tick(c->run, c->run->nl2 + c->next_block) : ret;
+}
+
+static int list_present(struct compare *c, struct qcow2_error *err)
+{
+	struct check_run *run = c->run;
+
+	for (uint64_t i = 0; i < run->nrefblocks; i++)
+		c->npresent += is_present(run, i);
+	c->present = mem_alloc(c->npresent, sizeof(*c->present));
+	if (!c->present)
+		return check_no_memory(err);
+	c->npresent = 0;
+	for (uint64_t i = 0; i < run->nrefblocks; i++)
+		if (is_present(run, i))
+			c->present[c->npresent++] = (uint32_t)i;
+	/* what has no block is looked for in the counts while others read them */
+	if (c->npresent < run->nrefblocks)
+		counts_sort(&run->counts);
+	return 0;
 }
 
 int check_compare(struct check_run *run, struct qcow2_error *err)
 {
-	struct compare c = {.run = run};
-	int ret = 0;
+	uint64_t cs = run->g.cluster_size;
+	struct compare c = {
+		.run = run,
+		.part_len = min_u64(cs, PIECE),
+		.part_entries = min_u64(cs, PIECE) * 8 >> run->g.refcount_order,
+		.blocks = (unsigned)max_u64(1, PIECE / cs),
+		.parts = (unsigned)max_u64(1, cs / PIECE),
+	};
+	struct check_pipe_job job = {
+		.slot_len = sizeof(struct stored_piece),
+		.make = make_piece,
+		.take = take_piece,
+		.opaque = &c,
+	};
+	int ret = list_present(&c, err);
 
-	for (uint64_t i = 0; ret == 0 && i < run->nrefblocks; i++) {
-		ret = compare_block(&c, i, err);
-		if (ret == 0)
-			ret = check_tick(run, run->nl2 + i + 1);
-	}
+	job.nunits = div_ceil(c.npresent, c.blocks) * c.parts;
 	if (ret == 0)
-		ret = compare_zeros(&c, run->nrefblocks << run->g.refblock_bits, UINT64_MAX, false);
+		ret = check_pipe_run(&job, 0, err);
+	if (ret == 0)
+		ret = take_missing(&c, run->nrefblocks);
+	if (ret == 0)
+		ret = compare_zeros(&c, run->nrefblocks << run->g.refblock_bits, UINT64_MAX);
 	run->result->image_end_off = check_cluster_off(run, c.end_idx);
+	mem_free(c.present);
 	return ret;
 }

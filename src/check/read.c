@@ -5,12 +5,13 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/bytes.h"
 #include "base/num.h"
 #include "base/zero.h"
 #include "check/run.h"
 
 /* How much of [off, off + len) is one extent; a store that can't say has data only. */
-static uint64_t extent_len(struct check_run *run, uint64_t off, uint64_t len, bool *is_data)
+static uint64_t extent_len(const struct check_run *run, uint64_t off, uint64_t len, bool *is_data)
 {
 	struct qcow2_storage_extent x;
 
@@ -60,6 +61,23 @@ int check_read_cluster(struct check_run *run, uint64_t host_off, uint8_t *buf, b
 	ret = storage_read(run->file, buf, (size_t)cs, host_off, err);
 	if (ret == 0)
 		*zeros = bytes_are_zero(buf, (size_t)cs);
+	return ret;
+}
+
+int check_read_part(const struct check_run *run, uint64_t host_off, uint8_t *buf, size_t len,
+		    _Atomic bool *sparse, struct qcow2_error *err)
+{
+	bool is_data;
+	int ret;
+
+	if (atomic_load_explicit(sparse, memory_order_relaxed) &&
+	    extent_len(run, host_off, len, &is_data) >= len && !is_data) {
+		memset(buf, 0, len);
+		return 0;
+	}
+	ret = storage_read(run->file, buf, len, host_off, err);
+	if (ret == 0 && load_be64(buf) == 0 && bytes_are_zero(buf, len))
+		atomic_store_explicit(sparse, true, memory_order_relaxed);
 	return ret;
 }
 

@@ -104,7 +104,8 @@ static int mend_block(struct check_run *run, bool raise, uint64_t block_idx,
 		memset(run->block, 0, (size_t)g->cluster_size);
 	}
 	for (uint64_t i = 0; ret == 0 && i < g->refblock_entries; i += COUNTS_CHUNK)
-		ret = mend_group(run, raise, first + i, i, &changed);
+		if (!check_counts_fit(run, first + i, run->block, i, COUNTS_CHUNK))
+			ret = mend_group(run, raise, first + i, i, &changed);
 	if (ret == 0)
 		ret = tell_pending(run);
 	if (ret != 0 || !changed)

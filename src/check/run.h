@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One examination of one image: what the sources of check/ share. Used by one thread.
+ * One examination of one image: what the sources of check/ share. Used by one thread, while others
+ * may read what is said so.
  *
  * The image is a stranger's, and what its tables say is bounded by nothing but their own size. So
  * each byte of it is read once however often it is pointed at: references are collected first,
@@ -8,6 +9,8 @@
  */
 #ifndef CHECK_RUN_H
 #define CHECK_RUN_H
+
+#include <stdatomic.h>
 
 #include "check/check.h"
 #include "check/counts.h"
@@ -114,6 +117,13 @@ int check_read_range(struct check_run *run, uint64_t start, uint64_t end, run_pi
 int check_read_cluster(struct check_run *run, uint64_t host_off, uint8_t *buf, bool *zeros,
 		       struct qcow2_error *err);
 
+/*
+ * Any thread: a part of the tables, at most to the end of the file; holes, and what is behind the
+ * end, are zeros in buf. *sparse: the store is asked for holes; set when there was an empty part.
+ */
+int check_read_part(const struct check_run *run, uint64_t host_off, uint8_t *buf, size_t len,
+		    _Atomic bool *sparse, struct qcow2_error *err);
+
 int check_ranges_add(struct run_ranges *r, uint64_t start, uint64_t len);
 /* Calls fn for each maximal range that the same number of ranges cover, in order. */
 typedef int (*run_cover_fn)(struct check_run *run, uint64_t start, uint64_t end, uint64_t times,
@@ -147,8 +157,16 @@ int check_count_table(struct check_run *run, uint64_t host_off, uint64_t len_byt
 int check_count_cluster(struct check_run *run, uint64_t host_off, uint64_t refs,
 			struct qcow2_error *err);
 int check_no_memory(struct qcow2_error *err);
+/* References to each of nclusters, with a claim: COUNTS_* or 0. */
+int check_count_row(struct check_run *run, uint64_t host_off, uint64_t nclusters, uint64_t refs,
+		    unsigned claim, struct qcow2_error *err);
+/* What the COPIED flag of an entry says. Those in snapshots say nothing. */
+unsigned check_claim(bool active, bool copied);
+/* A claim about a cluster that isn't counted is looked at alone. */
+int check_hold_claim(struct check_run *run, uint64_t host_off, unsigned claim,
+		     struct qcow2_error *err);
 
-/* ---- scan.c: L1 and L2 tables; extras.c: snapshots, bitmaps, encryption ---- */
+/* ---- scan.c: L1 tables; scan_l2.c; extras.c: snapshots, bitmaps, encryption ---- */
 
 int check_scan_l1(struct check_run *run, struct qcow2_error *err);
 int check_scan_l2(struct check_run *run, struct qcow2_error *err);
@@ -188,6 +206,10 @@ int check_copied(struct check_run *run, struct qcow2_error *err);
 
 /* ---- compare.c ---- */
 
+/* Are the counts in a block, of n clusters from its entry idx on, and all that is said of them as
+ * they should be? n is a power of two up to CHUNK_CLUSTERS, first a multiple of it. */
+bool check_counts_fit(const struct check_run *run, uint64_t first, const uint8_t *block,
+		      uint64_t idx, uint64_t n);
 int check_compare(struct check_run *run, struct qcow2_error *err);
 
 /* ---- change.c: changing tables in place ---- */

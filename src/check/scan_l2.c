@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * L2 tables, active and of snapshots, each read once, in the order of the file: every reference in
+ * them is counted, every entry looked at.
+ *
+ * Any thread reads and decodes a piece of tables; what comes of it is a list of rows, of clusters
+ * that are to be counted, with what is wrong or unusual left as it is. The caller's thread counts
+ * rows and looks at the rest, piece after piece.
+ */
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/num.h"
+#include "base/zero.h"
+#include "check/pipe.h"
+#include "check/run.h"
+
+#define PIECE (128u << 10) /* a multiple of every L2 entry; of clusters, or they of it */
+#define PIECE_ENTRIES (PIECE / LAYOUT_L2_ENTRY_LEN)
+#define PIECE_TABLES (PIECE >> LAYOUT_CLUSTER_BITS_MIN)
+
+/* What a row is: in its two lowest bits. */
+enum row_kind {
+	ROW_ODD,    /* one entry that wants a closer look; its index in the table */
+	ROW_COPIED, /* data or preallocated clusters side by side, with COPIED */
+	ROW_BARE,   /* without */
+	ROW_PACKED, /* the clusters that compressed data touch */
+};
+
+#define ROW_LEN_BITS 15 /* of the number of clusters, above the kind; above that the first one */
+_Static_assert(PIECE_ENTRIES < 1u << ROW_LEN_BITS, "a row has as many clusters as a piece");
+_Static_assert(2 + ROW_LEN_BITS + 56 - LAYOUT_CLUSTER_BITS_MIN <= 64, "any cluster has a number");
+
+/* A piece of one large table, or of several small ones. */
+struct piece {
+	uint64_t nrows[PIECE_TABLES]; /* of each table */
+	uint64_t rows[PIECE_ENTRIES];
+	uint8_t bytes[PIECE];
+};
+
+/* ---- entries that want a closer look ------------------------------------------------------- */
+
+/* An L2 table on the way through its entries. */
+struct l2_view {
+	const struct run_l2 *table;
+	uint64_t raw, entry_off, guest_off;
+	uint64_t next_host_off; /* where the next cluster wouldn't be a fragment; 0: anywhere */
+};
+
+struct scan {
+	struct check_run *run;
+	/* immutable */
+	uint64_t table_len;  /* of each table as much as a piece has of it */
+	unsigned tables;     /* in a piece */
+	unsigned parts;	     /* of a table, each a piece */
+	struct l2_view view; /* the caller's: of the table whose rows it takes */
+	/* a table was empty: it is worth while to ask for holes; atomic */
+	_Atomic bool sparse;
+};
+
+static int report_l2(struct check_run *run, enum check_finding finding, const struct l2_view *v,
+		     const struct format_l2_entry *e)
+{
+	struct check_report r = check_blank(finding);
+
+	r.host_off = e->host_off;
+	r.guest_off = v->guest_off;
+	r.entry_off = v->entry_off;
+	r.index = (v->entry_off - v->table->host_off) / run->g.l2_entry_len;
+	r.stored = v->raw;
+	r.len_bytes =
+		e->kind == FORMAT_CLUSTER_COMPRESSED ? e->compressed_len : run->g.cluster_size;
+	return check_found(run, &r);
+}
+
+static int scan_compressed(struct check_run *run, const struct l2_view *v,
+			   const struct format_l2_entry *e, struct qcow2_error *err)
+{
+	uint64_t cs = run->g.cluster_size, off;
+	int ret = 0;
+
+	if (e->faults & FORMAT_FAULT_COMPRESSED_COPIED)
+		ret = report_l2(run, CHECK_COMPRESSED_COPIED, v, e);
+	if (ret == 0 && (e->faults & FORMAT_FAULT_COMPRESSED_BITMAP))
+		ret = report_l2(run, CHECK_COMPRESSED_BITMAP, v, e);
+	if (ret != 0)
+		return ret;
+	if (e->faults & FORMAT_FAULT_COMPRESSED_DATA_FILE)
+		return report_l2(run, CHECK_COMPRESSED_DATA_FILE, v, e);
+	if (e->faults & FORMAT_FAULT_COMPRESSED_OFFSET)
+		return report_l2(run, CHECK_COMPRESSED_OFFSET, v, e);
+	if (check_past_end(run, e->host_off, e->compressed_len))
+		return report_l2(run, CHECK_DATA_PAST_END, v, e);
+	for (off = align_down(e->host_off, cs); ret == 0 && off < e->host_off + e->compressed_len;
+	     off += cs)
+		ret = check_count_cluster(run, off, v->table->refs, err);
+	return ret;
+}
+
+static int scan_host_cluster(struct check_run *run, const struct l2_view *v,
+			     const struct format_l2_entry *e, struct qcow2_error *err)
+{
+	unsigned claim = check_claim(v->table->active_refs > 0, e->copied);
+	int ret;
+
+	if (run->g.data_file) { /* every cluster is its owner's alone */
+		run->copied_wrong += claim == COUNTS_SHARED;
+		return 0;
+	}
+	if (check_past_end(run, e->host_off, run->g.cluster_size)) {
+		ret = check_hold_claim(run, e->host_off, claim, err);
+		return ret != 0 ? ret : report_l2(run, CHECK_DATA_PAST_END, v, e);
+	}
+	return check_count_row(run, e->host_off, 1, v->table->refs, claim, err);
+}
+
+static bool has_data(const struct check_run *run, const struct format_l2_entry *e)
+{
+	return run->g.extended_l2 ? e->alloc_bitmap != 0 : e->kind == FORMAT_CLUSTER_NORMAL;
+}
+
+static int scan_uncompressed(struct check_run *run, const struct l2_view *v,
+			     struct format_l2_entry *e, struct qcow2_error *err)
+{
+	int ret = 0;
+
+	if (e->faults & FORMAT_FAULT_RESERVED)
+		ret = report_l2(run, CHECK_L2_RESERVED, v, e);
+	if (ret == 0 && (e->faults & FORMAT_FAULT_ZERO_IN_V2))
+		ret = report_l2(run, CHECK_ZERO_IN_V2, v, e);
+	if (ret == 0 && (e->faults & FORMAT_FAULT_SUBCLUSTERS))
+		ret = report_l2(
+			run, e->has_host_off ? CHECK_SUBCLUSTER_BOTH : CHECK_SUBCLUSTER_UNALLOCATED,
+			v, e);
+	if (ret != 0 || !e->has_host_off)
+		return ret;
+	if (e->faults & FORMAT_FAULT_UNALIGNED)
+		return report_l2(
+			run, has_data(run, e) ? CHECK_DATA_UNALIGNED : CHECK_ZERO_UNALIGNED, v, e);
+	if (v->guest_off != QCOW2_NO_OFFSET)
+		format_l2_check_data_file(&run->g, e, v->guest_off);
+	/* A table that is in two places of the disk is right in one at most. */
+	if ((e->faults & FORMAT_FAULT_DATA_FILE_OFFSET) ||
+	    (run->g.data_file && v->table->active_refs > 1)) {
+		ret = report_l2(run, CHECK_DATA_FILE_OFFSET, v, e);
+		if (ret != 0)
+			return ret;
+	}
+	return scan_host_cluster(run, v, e, err);
+}
+
+static void count_statistics(struct check_run *run, struct l2_view *v,
+			     const struct format_l2_entry *e)
+{
+	struct check_result *res = run->result;
+	uint64_t times = v->table->active_refs;
+
+	if (!e->has_host_off || times == 0)
+		return;
+	res->allocated_clusters += times;
+	if (e->kind == FORMAT_CLUSTER_COMPRESSED) {
+		res->compressed_clusters += times;
+		res->fragmented_clusters += times;
+		return;
+	}
+	if (v->next_host_off != 0 && e->host_off != v->next_host_off)
+		res->fragmented_clusters += times;
+	v->next_host_off = e->host_off + run->g.cluster_size;
+}
+
+static int scan_l2_entry(struct check_run *run, struct l2_view *v, uint64_t bitmap,
+			 struct qcow2_error *err)
+{
+	struct format_l2_entry e = format_l2_decode(&run->g, v->raw, bitmap);
+
+	count_statistics(run, v, &e);
+	if (e.kind == FORMAT_CLUSTER_COMPRESSED)
+		return scan_compressed(run, v, &e, err);
+	return scan_uncompressed(run, v, &e, err);
+}
+
+/* ---- any thread: reading and decoding ------------------------------------------------------ */
+
+static uint64_t row_of(enum row_kind kind, uint64_t first, uint64_t n)
+{
+	return first << (2 + ROW_LEN_BITS) | n << 2 | kind;
+}
+
+/* An entry that isn't one of a row. false: there is nothing in it. */
+static bool digest_entry(const struct check_run *run, const uint8_t *p, uint64_t idx, uint64_t *row)
+{
+	const struct format_geometry *g = &run->g;
+	uint64_t raw = load_be64(p), bitmap = g->extended_l2 ? load_be64(p + 8) : 0, first, last;
+	struct format_l2_entry e;
+
+	if (raw == 0 && (uint32_t)bitmap == 0)
+		return false;
+	e = format_l2_decode(g, raw, bitmap);
+	if (!e.has_host_off && !e.faults)
+		return false;
+	*row = row_of(ROW_ODD, idx, 1);
+	if (e.faults || g->data_file)
+		return true;
+	first = e.host_off >> g->cluster_bits;
+	if (e.kind == FORMAT_CLUSTER_COMPRESSED) {
+		last = (e.host_off + e.compressed_len - 1) >> g->cluster_bits;
+		if (!check_past_end(run, e.host_off, e.compressed_len))
+			*row = row_of(ROW_PACKED, first, last - first + 1);
+	} else if (!check_past_end(run, e.host_off, g->cluster_size)) {
+		*row = row_of(e.copied ? ROW_COPIED : ROW_BARE, first, 1);
+	}
+	return true;
+}
+
+/* The part of a table whose first entry has that index. Returns how many rows it makes. */
+static uint64_t digest(const struct check_run *run, const uint8_t *bytes, uint64_t len,
+		       uint64_t first_idx, uint64_t *rows)
+{
+	const struct format_geometry *g = &run->g;
+	uint32_t entries = (uint32_t)(len / g->l2_entry_len);
+	uint64_t nrows = 0, fit;
+
+	for (uint32_t i = 0, n; i < entries; i += n) {
+		const uint8_t *p = bytes + (size_t)i * g->l2_entry_len;
+		struct format_straight row;
+
+		n = g->data_file ? 0 : format_l2_straight(g, p, entries - i, &row);
+		/* whole clusters inside the file; what passes its end is looked at one by one */
+		fit = n == 0 || row.host_off >= run->file_size
+			      ? 0
+			      : (run->file_size - row.host_off) >> g->cluster_bits;
+		n = (uint32_t)min_u64(n, fit);
+		if (n > 0) {
+			rows[nrows++] = row_of(row.copied ? ROW_COPIED : ROW_BARE,
+					       row.host_off >> g->cluster_bits, n);
+		} else {
+			nrows += digest_entry(run, p, first_idx + i, &rows[nrows]);
+			n = 1;
+		}
+	}
+	return nrows;
+}
+
+/* How many tables from the i-th on, at most n, lie one behind the other. */
+static unsigned neighbours(const struct check_run *run, uint64_t i, unsigned n)
+{
+	unsigned count = 1;
+
+	while (count < n &&
+	       run->l2[i + count].host_off == run->l2[i].host_off + count * run->g.cluster_size)
+		count++;
+	return count;
+}
+
+static int make_piece(void *opaque, uint64_t unit, void *slot, struct qcow2_error *err)
+{
+	struct scan *s = opaque;
+	const struct check_run *run = s->run;
+	struct piece *p = slot;
+	uint64_t first = unit / s->parts * s->tables, part_off = unit % s->parts * PIECE;
+	unsigned n = (unsigned)min_u64(s->tables, run->nl2 - first), joined;
+	uint64_t *rows = p->rows;
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < n; i += joined) {
+		uint8_t *bytes = p->bytes + i * s->table_len;
+		uint64_t off = run->l2[first + i].host_off + part_off;
+
+		joined = neighbours(run, first + i, n - i);
+		ret = check_read_part(run, off, bytes, (size_t)(joined * s->table_len), &s->sparse,
+				      err);
+		for (unsigned k = i; ret == 0 && k < i + joined; k++) {
+			p->nrows[k] = digest(run, p->bytes + k * s->table_len, s->table_len,
+					     part_off / run->g.l2_entry_len, rows);
+			rows += p->nrows[k];
+		}
+	}
+	return ret;
+}
+
+/* ---- the caller's thread: counting --------------------------------------------------------- */
+
+static int take_row(struct check_run *run, struct l2_view *v, uint64_t row, struct qcow2_error *err)
+{
+	struct check_result *res = run->result;
+	uint64_t first = row >> (2 + ROW_LEN_BITS), n = row >> 2 & ((1u << ROW_LEN_BITS) - 1);
+	uint64_t times = v->table->active_refs, off = first << run->g.cluster_bits;
+	unsigned claim = 0;
+
+	if (times > 0 && (row & 3) == ROW_PACKED) {
+		res->allocated_clusters += times;
+		res->compressed_clusters += times;
+		res->fragmented_clusters += times;
+	} else if (times > 0) {
+		res->allocated_clusters += n * times;
+		if (v->next_host_off != 0 && off != v->next_host_off)
+			res->fragmented_clusters += times;
+		v->next_host_off = off + n * run->g.cluster_size;
+		claim = check_claim(true, (row & 3) == ROW_COPIED);
+	}
+	return check_count_row(run, off, n, v->table->refs, claim, err);
+}
+
+/* Entry idx of the table; p is where it stands. */
+static int take_odd(struct check_run *run, struct l2_view *v, const uint8_t *p, uint64_t idx,
+		    struct qcow2_error *err)
+{
+	const struct format_geometry *g = &run->g;
+	uint64_t bitmap = g->extended_l2 ? load_be64(p + LAYOUT_L2_ENTRY_LEN) : 0;
+
+	v->raw = load_be64(p);
+	v->entry_off = v->table->host_off + idx * g->l2_entry_len;
+	v->guest_off = QCOW2_NO_OFFSET;
+	if (v->table->active_refs > 0)
+		v->guest_off = (((uint64_t)v->table->l1_index << g->l2_bits) + idx)
+			       << g->cluster_bits;
+	return scan_l2_entry(run, v, bitmap, err);
+}
+
+static int take_piece(void *opaque, uint64_t unit, void *slot, struct qcow2_error *err)
+{
+	struct scan *s = opaque;
+	struct check_run *run = s->run;
+	const struct piece *p = slot;
+	uint64_t first = unit / s->parts * s->tables, part_off = unit % s->parts * PIECE;
+	unsigned n = (unsigned)min_u64(s->tables, run->nl2 - first);
+	const uint64_t *row = p->rows;
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < n; i++) {
+		const uint8_t *bytes = p->bytes + i * s->table_len - part_off;
+		const uint64_t *end = row + p->nrows[i];
+
+		if (part_off == 0)
+			s->view = (struct l2_view){.table = &run->l2[first + i]};
+		for (; ret == 0 && row < end; row++) {
+			uint64_t idx = *row >> (2 + ROW_LEN_BITS);
+
+			ret = (*row & 3) == ROW_ODD
+				      ? take_odd(run, &s->view, bytes + idx * run->g.l2_entry_len,
+						 idx, err)
+				      : take_row(run, &s->view, *row, err);
+		}
+	}
+	return ret == 0 ? check_tick(run, first + n) : ret;
+}
+
+int check_scan_l2(struct check_run *run, struct qcow2_error *err)
+{
+	uint64_t cs = run->g.cluster_size;
+	struct scan s = {
+		.run = run,
+		.table_len = min_u64(cs, PIECE),
+		.tables = (unsigned)max_u64(1, PIECE / cs),
+		.parts = (unsigned)max_u64(1, cs / PIECE),
+	};
+	const struct check_pipe_job job = {
+		.nunits = div_ceil(run->nl2, s.tables) * s.parts,
+		.slot_len = sizeof(struct piece),
+		.make = make_piece,
+		.take = take_piece,
+		.opaque = &s,
+	};
+
+	return check_pipe_run(&job, 0, err);
+}
