@@ -13,11 +13,15 @@
 #include "base/alloc.h"
 #include "base/bytes.h"
 #include "base/num.h"
+#include "base/zero.h"
 #include "format/entry.h"
 #include "format/refbits.h"
 
 #define NO_TABLE UINT64_MAX
 #define JOIN_MAX 256 /* pieces in one write */
+/* Zeros that are left out: a page of them is written in less time than another write takes. */
+#define GRAIN 4096u
+#define ZEROS_MIN (16u * 1024)
 
 /* How often host clusters with compressed data are used; the rest is used once. */
 struct shared_counts {
@@ -134,10 +138,57 @@ static int write_joined(const struct image_write *list, size_t n, size_t *done,
 	return storage_writev(list[0].store, iov, iovcnt, list[0].host_off, err);
 }
 
+/* The first zeros from `at` on that are worth leaving out: [*gap, *behind); at the end if none. */
+static void find_gap(const struct image_write *w, size_t at, size_t *gap, size_t *behind)
+{
+	for (*gap = *behind = at; *behind < w->len;) {
+		size_t n = (size_t)min_u64(GRAIN, w->len - *behind);
+
+		if (bytes_are_zero(w->bytes + *behind, n)) {
+			*behind += n;
+			continue;
+		}
+		if (*behind - *gap >= ZEROS_MIN)
+			return;
+		*gap = *behind += n;
+	}
+	if (*behind - *gap < ZEROS_MIN)
+		*gap = *behind;
+}
+
+/* Cuts writes to places that read as zeros at long runs of zeros. The further parts come last. */
+static int leave_out_zeros(struct image_writes *writes, struct qcow2_error *err)
+{
+	const size_t n = writes->count;
+	int ret = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		const struct image_write w = writes->list[i];
+		size_t gap, behind;
+
+		if (!w.sparse)
+			continue;
+		writes->list[i].len = 0;
+		for (size_t at = 0; at < w.len && ret == 0; at = behind) {
+			struct image_write part = w;
+
+			find_gap(&w, at, &gap, &behind);
+			part.host_off += at;
+			part.bytes += at;
+			part.len = gap - at;
+			if (writes->list[i].len == 0)
+				writes->list[i] = part;
+			else if (part.len > 0)
+				ret = image_writes_add(writes, &part, err);
+		}
+	}
+	return ret;
+}
+
 int image_writes_run(struct image_writes *writes, struct qcow2_error *err)
 {
 	size_t done;
-	int ret = 0;
+	int ret = leave_out_zeros(writes, err);
 
 	for (size_t i = 0; ret == 0 && i < writes->count; i += done)
 		ret = write_joined(&writes->list[i], writes->count - i, &done, err);
@@ -231,6 +282,8 @@ static int put_whole(struct image_writer *w, uint64_t guest_off, const uint8_t *
 		.store = w->g.data_file ? w->d->data.st : w->d->file.st,
 		.bytes = bytes,
 		.len = (size_t)w->g.cluster_size,
+		.sparse = bytes && w->o.sparse && w->o.reads_zero &&
+			  !(w->g.data_file && w->d->data.is_device),
 	};
 	int ret = place_cluster(w, guest_off, &write.host_off, err);
 

@@ -23,6 +23,7 @@ struct image_writer_options {
 	bool explicit_zeros; /* zero clusters hide a backing file */
 	bool reads_zero;     /* what isn't written reads as zeros (a new, empty file) */
 	bool write_zeros;    /* with map_all: write them, whatever the space reads as */
+	bool sparse;	     /* with reads_zero: zeros inside of clusters aren't written either */
 };
 
 /* Fills the draft, which is borrowed and wasn't preallocated. */
@@ -37,6 +38,7 @@ struct image_write {
 	const uint8_t *bytes; /* NULL: zeros */
 	size_t len;
 	uint8_t *owned; /* memory to free afterwards, or NULL */
+	bool sparse;	/* the place reads as zeros: long runs of them needn't be written */
 };
 
 /* Writes that belong to the thread that prepares them. */

@@ -186,6 +186,7 @@ static int begin_writer(struct qcow2_target *t, const struct qcow2_create_option
 	};
 
 	t->target.write_all = sparse_bytes == 0 || t->prealloc == QCOW2_PREALLOC_FULL;
+	w.sparse = !t->target.write_all;
 	if (t->raw_data) {
 		t->target.skip_zero = !t->target.write_all;
 		return 0;

@@ -26,6 +26,16 @@
 #define FILE_NO_SEEK_DATA 16u
 #define FILE_NO_BLKZEROOUT 32u
 
+/*
+ * A part of the file that is data, or a hole; start == end: none. Data become a hole only through
+ * us, and that is noticed. Holes are remembered only while nobody may write.
+ */
+struct file_extent {
+	uint64_t start, end;
+	bool is_data;
+};
+#define FILE_KNOWN 64
+
 struct file {
 	/* immutable after open */
 	int fd;
@@ -37,13 +47,15 @@ struct file {
 
 	/* atomic: bits are only ever added */
 	atomic_uint missing; /* FILE_NO_* */
+	atomic_bool settled; /* our locks keep all writers away */
 
 	/* guarded by lock, which is never held during I/O */
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* a range was left, or a flush ended */
 	struct storage_range *ranges;
-	uint64_t data_start, data_end; /* an extent known to be data */
-	uint64_t data_epoch;	       /* counts what may have made holes */
+	struct file_extent known[FILE_KNOWN]; /* extents that were found last */
+	unsigned next_known;
+	uint64_t data_epoch; /* counts what may have made holes */
 	uint64_t flush_started, flush_done;
 	bool flush_running;
 	int flush_code; /* the first that failed; never forgotten, as the kernel does */

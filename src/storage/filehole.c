@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -72,7 +73,7 @@ void file_forget_data(struct file *f)
 {
 	pthread_mutex_lock(&f->lock);
 	f->data_epoch++;
-	f->data_start = f->data_end = 0;
+	memset(f->known, 0, sizeof(f->known));
 	pthread_mutex_unlock(&f->lock);
 }
 
@@ -236,24 +237,39 @@ int file_allocate(void *self, uint64_t off, uint64_t len, struct qcow2_error *er
 	return file_write_through(f, err);
 }
 
-/* The end of the remembered data at off, or 0. *epoch goes to remember_data. */
-static uint64_t recall_data(struct file *f, uint64_t off, uint64_t *epoch)
+/*
+ * The remembered extent that has off, if there is one. *at_data: else, a remembered hole ends
+ * there. *epoch goes to remember.
+ */
+static bool recall(struct file *f, uint64_t off, struct file_extent *out, bool *at_data,
+		   uint64_t *epoch)
 {
-	uint64_t end;
+	bool found = false;
 
+	*at_data = false;
 	pthread_mutex_lock(&f->lock);
-	end = off >= f->data_start && off < f->data_end ? f->data_end : 0;
 	*epoch = f->data_epoch;
+	for (unsigned i = 0; i < FILE_KNOWN && !found; i++) {
+		const struct file_extent *e = &f->known[i];
+
+		found = off >= e->start && off < e->end;
+		if (found)
+			*out = *e;
+		*at_data |= !e->is_data && e->end == off && e->start < off;
+	}
 	pthread_mutex_unlock(&f->lock);
-	return end;
+	return found;
 }
 
-static void remember_data(struct file *f, uint64_t start, uint64_t end, uint64_t epoch)
+static void remember(struct file *f, uint64_t start, uint64_t end, bool is_data, uint64_t epoch)
 {
+	/* whoever may write to it makes data of holes without a word */
+	if (!is_data && (f->flags & STORAGE_FILE_WRITE || !atomic_load(&f->settled)))
+		return;
 	pthread_mutex_lock(&f->lock);
 	if (f->data_epoch == epoch) {
-		f->data_start = start;
-		f->data_end = end;
+		f->known[f->next_known] = (struct file_extent){start, end, is_data};
+		f->next_known = (f->next_known + 1) % FILE_KNOWN;
 	}
 	pthread_mutex_unlock(&f->lock);
 }
@@ -272,11 +288,11 @@ static int extent_by_size(struct file *f, uint64_t off, struct qcow2_storage_ext
 	return 0;
 }
 
-/* Asks the file system. out->len_bytes is the limit on the way in. */
-static int extent_by_seek(struct file *f, uint64_t off, uint64_t epoch,
+/* Asks the file system. out->len_bytes is the limit on the way in. at_data: data are at off. */
+static int extent_by_seek(struct file *f, uint64_t off, bool at_data, uint64_t epoch,
 			  struct qcow2_storage_extent *out)
 {
-	off_t data = lseek(f->fd, (off_t)off, SEEK_DATA);
+	off_t data = at_data ? (off_t)off : lseek(f->fd, (off_t)off, SEEK_DATA);
 	off_t hole;
 
 	if (data < 0 && errno == ENXIO) {
@@ -289,6 +305,7 @@ static int extent_by_seek(struct file *f, uint64_t off, uint64_t epoch,
 	if ((uint64_t)data > off) {
 		out->is_data = false;
 		out->len_bytes = min_u64(out->len_bytes, (uint64_t)data - off);
+		remember(f, off, (uint64_t)data, false, epoch);
 		return 0;
 	}
 	hole = lseek(f->fd, (off_t)off, SEEK_HOLE);
@@ -296,7 +313,7 @@ static int extent_by_seek(struct file *f, uint64_t off, uint64_t epoch,
 	/* the hole is just being made, or the file cut: data is always a safe answer */
 	if (hole < 0 || (uint64_t)hole <= off)
 		return 0;
-	remember_data(f, off, (uint64_t)hole, epoch);
+	remember(f, off, (uint64_t)hole, true, epoch);
 	out->len_bytes = min_u64(out->len_bytes, (uint64_t)hole - off);
 	return 0;
 }
@@ -305,12 +322,15 @@ int file_extent(void *self, uint64_t off, uint64_t len, struct qcow2_storage_ext
 		struct qcow2_error *err)
 {
 	struct file *f = self;
-	uint64_t epoch, end = recall_data(f, off, &epoch);
+	struct file_extent known = {0};
 	int code = -ENOTSUP;
+	uint64_t epoch;
+	bool at_data;
 
 	*out = (struct qcow2_storage_extent){.len_bytes = len, .is_data = true};
-	if (end != 0) {
-		out->len_bytes = min_u64(len, end - off);
+	if (recall(f, off, &known, &at_data, &epoch)) {
+		out->is_data = known.is_data;
+		out->len_bytes = min_u64(len, known.end - off);
 		return 0;
 	}
 	if (off > INT64_MAX) {
@@ -319,7 +339,7 @@ int file_extent(void *self, uint64_t off, uint64_t len, struct qcow2_storage_ext
 		return 0;
 	}
 	if (!f->is_block && !lacks(f, FILE_NO_SEEK_DATA))
-		code = extent_by_seek(f, off, epoch, out);
+		code = extent_by_seek(f, off, at_data, epoch, out);
 	if (code == -ENOTSUP)
 		code = extent_by_size(f, off, out);
 	return code == 0 ? 0 : file_error(f, err, code, "look for holes in", off, len);

@@ -157,6 +157,7 @@ int file_lock(void *self, unsigned use, unsigned forbid, struct qcow2_error *err
 		code = look(f, wanted, &conflict);
 	release(f, code == 0 ? surplus : added);
 	if (code == 0) {
+		atomic_store(&f->settled, forbid & QCOW2_LOCK_WRITE);
 		f->lock_use = use;
 		f->lock_forbid = forbid;
 	}

@@ -64,6 +64,43 @@ static void an_image_open_for_information_is_no_source(void **state)
 	free(target);
 }
 
+/* Little data in each cluster take little space: the rest of a new cluster reads as zeros anyway.
+ */
+static void zeros_inside_of_clusters_take_no_space(void **state)
+{
+	struct qcow2_convert_options options = QCOW2_CONVERT_OPTIONS_INIT;
+	char *disk = image_tmp_path(state, "disk");
+	char *copy = image_tmp_path(state, "copy");
+	struct qcow2_image *source;
+	uint8_t page[4096];
+	struct stat sb;
+	int fd = open(disk, O_RDWR | O_CREAT, 0644);
+
+	memset(page, 7, sizeof(page));
+	assert_int_equal(ftruncate(fd, 16 * MIB), 0);
+	for (unsigned i = 0; i < 256; i++)
+		assert_int_equal(pwrite(fd, page, sizeof(page), i * 65536 + i % 16 * 4096), 4096);
+	/* and one with two pieces, and a hole in it that isn't worth it */
+	assert_int_equal(pwrite(fd, page, sizeof(page), 60 * 1024), 4096);
+	assert_int_equal(pwrite(fd, page, sizeof(page), 48 * 1024), 4096);
+	close(fd);
+	source = image_tmp_open(disk, "raw");
+	assert_int_equal(qcow2_convert(&source, 1, copy, &options, NULL, NULL), 0);
+	assert_int_equal(QEMU_IMG("compare", "-f", "raw", "-F", "qcow2", disk, copy), 0);
+	assert_int_equal(QEMU_IMG("check", copy), 0);
+	assert_int_equal(stat(copy, &sb), 0);
+	assert_in_range(sb.st_blocks * 512, MIB, 3 * MIB);
+	/* all of it where that is asked for */
+	options.sparse_bytes = 0;
+	unlink(copy);
+	assert_int_equal(qcow2_convert(&source, 1, copy, &options, NULL, NULL), 0);
+	assert_int_equal(stat(copy, &sb), 0);
+	assert_in_range(sb.st_blocks * 512, 16 * MIB, 17 * MIB);
+	qcow2_close(source);
+	free(disk);
+	free(copy);
+}
+
 static void only_a_target_with_a_backing_file_can_go_on_top(void **state)
 {
 	struct qcow2_convert_options options = QCOW2_CONVERT_OPTIONS_INIT;
@@ -326,6 +363,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		IMAGE_TEST(an_image_open_for_information_is_no_source),
+		IMAGE_TEST(zeros_inside_of_clusters_take_no_space),
 		IMAGE_TEST(only_a_target_with_a_backing_file_can_go_on_top),
 		IMAGE_TEST(what_is_read_is_not_written_to),
 		IMAGE_TEST(where_the_source_ends_the_backing_file_goes_on),
