@@ -160,6 +160,97 @@ struct qcow2_storage {
 	void *self;
 };
 
+/*
+ * The library's own stores, to be put together and handed to qcow2_open_storage. Whoever takes a
+ * store owns it: a layer the one below, an image its own, also when the call that takes it fails.
+ * qcow2_storage_close is for one that nobody took; a store that isn't open (zeros) is left alone.
+ */
+void qcow2_storage_close(struct qcow2_storage *storage);
+
+/*
+ * The file or block device at path. flags: QCOW2_OPEN_WRITE, _DIRECT, _NO_FLUSH, _WRITETHROUGH;
+ * others are ignored. No lock is taken: opening an image on it does.
+ */
+int qcow2_storage_file(struct qcow2_storage *storage, const char *path, unsigned flags,
+		       struct qcow2_error *err);
+
+/*
+ * A part of another store: size_bytes from first_off on, which must be there (-EINVAL), or all that
+ * comes behind first_off (UINT64_MAX). A part with a size can't grow or shrink.
+ */
+int qcow2_storage_slice(struct qcow2_storage *storage, struct qcow2_storage lower,
+			uint64_t first_off, uint64_t size_bytes, struct qcow2_error *err);
+
+/*
+ * A store that forgets what is written to it. Without zeroes a read leaves the buffer as it was:
+ * nothing is moved at all.
+ */
+int qcow2_storage_null(struct qcow2_storage *storage, uint64_t size_bytes, bool zeroes,
+		       struct qcow2_error *err);
+
+/* Operations, for the rules of a store for tests. */
+#define QCOW2_DEBUG_READ 1u
+#define QCOW2_DEBUG_WRITE 2u
+#define QCOW2_DEBUG_ZERO 4u
+#define QCOW2_DEBUG_DISCARD 8u
+#define QCOW2_DEBUG_FLUSH 16u
+#define QCOW2_DEBUG_EXTENT 32u
+#define QCOW2_DEBUG_ALL 63u
+
+/*
+ * When the step is told, and the store is in that state: a rule with a new_state changes the state
+ * (which is 1 at first); any other becomes active, in place of those that were. While it is active
+ * operations that it names fail.
+ */
+struct qcow2_debug_rule {
+	unsigned event;	    /* QCOW2_EVENT_*; _NONE: active from the beginning */
+	unsigned state;	    /* 0: in any */
+	unsigned new_state; /* 0: the rule is about errors */
+	unsigned ops;	    /* QCOW2_DEBUG_*; 0: all but _EXTENT */
+	int code;	    /* the negative errno to fail with */
+	bool once;	    /* only the first that it hits */
+	uint64_t host_off;  /* only what touches this byte; QCOW2_NO_OFFSET: anything */
+};
+
+/* Limits are in bytes, 0 for none: longer requests reach the store below in pieces. */
+struct qcow2_debug_options {
+	size_t struct_size;
+	const struct qcow2_debug_rule *rules; /* copied */
+	size_t nrules;
+	uint64_t max_transfer;
+	uint64_t max_zero, opt_zero; /* pieces end at multiples of opt where they can */
+	uint64_t max_discard, opt_discard;
+	/* Called when a request stops at a breakpoint, in its thread, and when it is resumed, in
+	 * the thread that does that. */
+	void (*told)(void *opaque, const char *tag, bool resumed);
+	void *opaque;
+};
+#define QCOW2_DEBUG_OPTIONS_INIT                                                                   \
+	{                                                                                          \
+		QCOW2_MEMBER(struct_size) sizeof(struct qcow2_debug_options)                       \
+	}
+
+struct qcow2_debug; /* the store's controls; lives as long as the store, by any thread */
+
+/* A store for tests on another. options and debug may be NULL. */
+int qcow2_storage_debug(struct qcow2_storage *storage, struct qcow2_storage lower,
+			const struct qcow2_debug_options *options, struct qcow2_debug **debug,
+			struct qcow2_error *err);
+
+/* The next request that comes to that step stops there: its thread waits. -ENOENT: no such step. */
+int qcow2_debug_break(struct qcow2_debug *debug, unsigned event, const char *tag,
+		      struct qcow2_error *err);
+/* Whether a request has stopped with that tag (NULL: any); waits for it so long at most. */
+bool qcow2_debug_wait(struct qcow2_debug *debug, const char *tag, unsigned timeout_ms);
+/* Lets one that has stopped go on. -ENOENT: there is none. */
+int qcow2_debug_resume(struct qcow2_debug *debug, const char *tag, struct qcow2_error *err);
+/*
+ * Takes back the breakpoints with that tag (NULL: all; never an error then) and lets go what has
+ * stopped there. -ENOENT: there are none. To be called before the image is closed: a request that
+ * has stopped is one that is running.
+ */
+int qcow2_debug_unbreak(struct qcow2_debug *debug, const char *tag, struct qcow2_error *err);
+
 /* ---- opening ------------------------------------------------------------------------------- */
 
 struct qcow2_image; /* an open disk image: raw, or qcow2 with its backing chain */
@@ -209,6 +300,30 @@ struct qcow2_policy {
 #define QCOW2_PASS_DEFAULT 0u /* those of guest requests are given back to the host */
 #define QCOW2_PASS_ALL 1u
 #define QCOW2_PASS_NONE 2u
+/* Or QCOW2_PASS_EACH with those that are given back: of guest requests, of deleted snapshots, and
+ * what is left by changes of tables. */
+#define QCOW2_PASS_EACH 8u
+#define QCOW2_PASS_REQUEST 16u
+#define QCOW2_PASS_SNAPSHOT 32u
+#define QCOW2_PASS_OTHER 64u
+
+/*
+ * What a write is held against before it is made; a hit means that the image is damaged. 0 for all
+ * that costs nothing, which is everything but QCOW2_OVERLAP_INACTIVE_L2; else QCOW2_OVERLAP_CHOSEN
+ * with the ones that are wanted. Where tables lie on each other when the image is opened is found
+ * all the same.
+ */
+#define QCOW2_OVERLAP_CHOSEN (1u << 0)
+#define QCOW2_OVERLAP_MAIN_HEADER (1u << 1)
+#define QCOW2_OVERLAP_ACTIVE_L1 (1u << 2)
+#define QCOW2_OVERLAP_ACTIVE_L2 (1u << 3)
+#define QCOW2_OVERLAP_REFCOUNT_TABLE (1u << 4)
+#define QCOW2_OVERLAP_REFCOUNT_BLOCK (1u << 5)
+#define QCOW2_OVERLAP_SNAPSHOT_TABLE (1u << 6)
+#define QCOW2_OVERLAP_INACTIVE_L1 (1u << 7)
+#define QCOW2_OVERLAP_BITMAP_DIRECTORY (1u << 8)
+/* The L2 tables of snapshots: read for every write of data. For who looks for damage only. */
+#define QCOW2_OVERLAP_INACTIVE_L2 (1u << 9)
 
 /* Three states of an option that the image has an opinion about. */
 #define QCOW2_AS_RECORDED 0u
@@ -233,6 +348,18 @@ struct qcow2_open_options {
 	unsigned discard;	     /* QCOW2_DISCARD_* */
 	unsigned pass_discard;	     /* QCOW2_PASS_* */
 	unsigned lazy_refcounts;     /* QCOW2_AS_RECORDED, _ON (version 3 only), _OFF */
+	unsigned overlap_check;	     /* QCOW2_OVERLAP_* */
+	/* These are for any. */
+	/*
+	 * What is below, in place of what the image names: open for reading, and the new image's
+	 * from now on, also when the call fails. NULL: what it names.
+	 */
+	struct qcow2_image *backing;
+	/*
+	 * In place of the external data file that the image names; the new image's from now on,
+	 * also when the call fails. -EINVAL if the image has none. Zeros: the one that it names.
+	 */
+	struct qcow2_storage data_file;
 };
 #define QCOW2_OPEN_OPTIONS_INIT                                                                    \
 	{                                                                                          \

@@ -157,8 +157,10 @@ static int write_assembly(struct data_writer *w, const struct assembly *a, struc
 	unsigned n;
 	int ret;
 
-	storage_event(w->m->file,
-		      a->head.len || a->tail.len ? QCOW2_EVENT_COW_WRITE : QCOW2_EVENT_WRITE_AIO);
+	/* it is both, in one */
+	if (a->head.len || a->tail.len)
+		storage_event(w->m->file, QCOW2_EVENT_COW_WRITE);
+	storage_event(w->m->file, QCOW2_EVENT_WRITE_AIO);
 	ret = write_long_zeros(store, &a->head, a->host_off, a->fresh, err);
 
 	if (ret == 0)

@@ -304,7 +304,7 @@ int data_find_in_place(struct data_writer *w, uint64_t guest_off, uint64_t len_b
 	struct meta *m = w->m;
 	struct disk_run run;
 
-	if (meta_check_sound(m, NULL) < 0 ||
+	if (meta_check_sound(m, NULL) < 0 || m->engine->guard_inactive_l2 ||
 	    meta_map_cached(m, guest_off, len_bytes, true, &run) < 0 || !run.copied ||
 	    run.len_bytes < len_bytes)
 		return -EAGAIN;

@@ -18,6 +18,8 @@
 	(QCOW2_OPEN_WRITE | QCOW2_OPEN_FORCE_SHARE | QCOW2_OPEN_INFO | QCOW2_OPEN_NO_BACKING |     \
 	 QCOW2_OPEN_NO_LOCK | QCOW2_OPEN_DIRECT | QCOW2_OPEN_NO_FLUSH | QCOW2_OPEN_WRITETHROUGH)
 
+#define OVERLAP_KNOWN ((QCOW2_OVERLAP_INACTIVE_L2 << 1) - 1)
+
 /* ---- external data file ---- */
 
 int image_lock_data_file(struct qcow2_storage store, unsigned flags, struct qcow2_error *err)
@@ -60,6 +62,24 @@ int image_open_data_file(struct qcow2_image *image, const struct qcow2_policy *p
 	image->qcow2->meta.data = *store;
 	image->qcow2->data_filename = name;
 	return 0;
+}
+
+/* The caller's own; *given is empty afterwards. */
+static int take_data_file(struct qcow2_image *image, struct qcow2_storage *given,
+			  struct qcow2_error *err)
+{
+	struct image_qcow2 *q = image->qcow2;
+
+	if (!q || !q->meta.geometry.data_file)
+		return error_set(err, -EINVAL,
+				 "'data-file' can only be set for images with an external data "
+				 "file");
+	q->data_file = *given;
+	*given = (struct qcow2_storage){0};
+	q->meta.data = q->data_file;
+	q->data_filename =
+		q->meta.header.ext.data_file ? q->meta.header.ext.data_file : image->path;
+	return image_lock_data_file(q->data_file, image->flags, err);
 }
 
 /* ---- backing chain ---- */
@@ -166,19 +186,54 @@ static int link_layers(struct qcow2_image *top, unsigned count, struct qcow2_err
 	return 0;
 }
 
-static int open_below(struct qcow2_image *top, const struct qcow2_open_options *options,
+/* Puts an image that is open already below top; *given is empty afterwards. */
+static int take_backing(struct qcow2_image *top, struct qcow2_image **given, unsigned *count,
+			struct qcow2_error *err)
+{
+	struct qcow2_image *below = *given;
+
+	if (!top->qcow2 || below->flags & (QCOW2_OPEN_WRITE | QCOW2_OPEN_INFO))
+		return error_set(err, -EINVAL,
+				 "\"%s\" can't get \"%s\" as its backing file: that takes a qcow2 "
+				 "image on one that is open for reading",
+				 top->path, below->path);
+	top->backing = below;
+	*given = NULL;
+	/* it is a part of another chain now */
+	data_hints_free(below->layers.hints);
+	mem_free(below->disks);
+	below->layers.hints = NULL;
+	below->disks = NULL;
+	for (; below; below = below->backing)
+		++*count;
+	return 0;
+}
+
+/* options are the caller's, with what it gave for the top image: what is taken is cleared. */
+static int open_below(struct qcow2_image *top, struct qcow2_open_options *options,
 		      const struct qcow2_policy *policy, struct qcow2_error *err)
 {
 	struct qcow2_image *last = top;
 	unsigned count = 1;
 	int ret = 0;
 
+	if (options->data_file.ops && !(top->flags & QCOW2_OPEN_INFO))
+		ret = take_data_file(top, &options->data_file, err);
+	if (ret == 0 && options->backing)
+		ret = take_backing(top, &options->backing, &count, err);
+	if (ret < 0)
+		return ret;
+	if (top->backing && !storage_is_open(top->qcow2->data_file) &&
+	    top->qcow2->meta.geometry.data_file && !(top->flags & QCOW2_OPEN_INFO))
+		ret = image_open_data_file(top, policy, err);
+	if (top->backing)
+		return ret < 0 ? ret : link_layers(top, count, err);
 	for (;; last = last->backing, count++) {
 		/* for info; a name that may not be followed matters only to who follows it */
 		if (last->qcow2 && last->qcow2->meta.header.backing_name)
 			resolve_backing(last, NULL);
 		if (last->qcow2 && last->qcow2->meta.geometry.data_file &&
-		    !(last->flags & QCOW2_OPEN_INFO))
+		    !storage_is_open(last->qcow2->data_file) && !(last->flags & QCOW2_OPEN_INFO))
 			ret = image_open_data_file(last, policy, err);
 		if (ret < 0)
 			return ret;
@@ -190,6 +245,13 @@ static int open_below(struct qcow2_image *top, const struct qcow2_open_options *
 			return ret;
 		}
 	}
+}
+
+static bool is_pass_known(unsigned pass)
+{
+	const unsigned each = QCOW2_PASS_REQUEST | QCOW2_PASS_SNAPSHOT | QCOW2_PASS_OTHER;
+
+	return pass <= QCOW2_PASS_NONE || (pass & ~each) == QCOW2_PASS_EACH;
 }
 
 static int check_options(const struct qcow2_open_options *o, struct qcow2_error *err)
@@ -206,14 +268,14 @@ static int check_options(const struct qcow2_open_options *o, struct qcow2_error 
 				 "can't write to an image that others may be writing to");
 	if (o->snapshot)
 		return error_set(err, -EINVAL, "snapshots can't be written to");
-	if (o->discard > QCOW2_DISCARD_NO_UNREF || o->pass_discard > QCOW2_PASS_NONE ||
-	    o->lazy_refcounts > QCOW2_OFF)
+	if (o->discard > QCOW2_DISCARD_NO_UNREF || !is_pass_known(o->pass_discard) ||
+	    o->lazy_refcounts > QCOW2_OFF || o->overlap_check & ~OVERLAP_KNOWN)
 		return error_set(err, -EINVAL, "unknown value of an open option");
 	return 0;
 }
 
 static int open_image(struct qcow2_image **image, struct qcow2_storage store, const char *path,
-		      const struct qcow2_open_options *options, struct qcow2_error *err)
+		      struct qcow2_open_options *options, struct qcow2_error *err)
 {
 	struct qcow2_policy policy = {.struct_size = sizeof(policy)};
 	int ret;
@@ -238,6 +300,13 @@ static int open_image(struct qcow2_image **image, struct qcow2_storage store, co
 	return ret;
 }
 
+/* What the caller gave and nobody took. */
+static void release_given(struct qcow2_open_options *o)
+{
+	qcow2_close(o->backing);
+	storage_close(&o->data_file);
+}
+
 int qcow2_open(struct qcow2_image **image, const char *path,
 	       const struct qcow2_open_options *options, struct qcow2_error *err)
 {
@@ -251,7 +320,10 @@ int qcow2_open(struct qcow2_image **image, const char *path,
 		ret = check_options(&o, err);
 	if (ret == 0)
 		ret = storage_file_open(&store, path, image_storage_flags(o.flags), err);
-	return ret < 0 ? ret : open_image(image, store, path, &o, err);
+	if (ret == 0)
+		ret = open_image(image, store, path, &o, err);
+	release_given(&o);
+	return ret;
 }
 
 int qcow2_open_storage(struct qcow2_image **image, struct qcow2_storage storage, const char *name,
@@ -264,11 +336,12 @@ int qcow2_open_storage(struct qcow2_image **image, struct qcow2_storage storage,
 	ret = OPTIONS_TAKE(&o, options, "open options", err);
 	if (ret == 0)
 		ret = check_options(&o, err);
-	if (ret < 0) {
+	if (ret < 0)
 		storage_close(&storage);
-		return ret;
-	}
-	return open_image(image, storage, name, &o, err);
+	else
+		ret = open_image(image, storage, name, &o, err);
+	release_given(&o);
+	return ret;
 }
 
 void qcow2_close(struct qcow2_image *image)

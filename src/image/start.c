@@ -29,6 +29,21 @@ int image_prepare_writing(struct meta *m, const char *path, struct qcow2_error *
 	return meta_open(m, file, 0, err);
 }
 
+/* QCOW2_PASS_REQUEST, _SNAPSHOT, _OTHER. */
+static unsigned pass_bits(unsigned option)
+{
+	switch (option) {
+	case QCOW2_PASS_DEFAULT:
+		return QCOW2_PASS_REQUEST | QCOW2_PASS_SNAPSHOT;
+	case QCOW2_PASS_ALL:
+		return QCOW2_PASS_REQUEST | QCOW2_PASS_SNAPSHOT | QCOW2_PASS_OTHER;
+	case QCOW2_PASS_NONE:
+		return 0;
+	default:
+		return option & ~QCOW2_PASS_EACH;
+	}
+}
+
 static int start_engine(struct qcow2_image *image, const struct qcow2_open_options *options,
 			struct qcow2_error *err)
 {
@@ -36,7 +51,8 @@ static int start_engine(struct qcow2_image *image, const struct qcow2_open_optio
 	struct meta_engine_options o = {
 		.refcount_cache_bytes = options->refcount_cache_bytes,
 		.lazy_refcounts = options->lazy_refcounts,
-		.pass_discard = options->pass_discard,
+		.pass_discard = pass_bits(options->pass_discard),
+		.overlap_check = options->overlap_check,
 	};
 	struct meta_snapshots snapshots;
 	struct storage_file_stat st;
@@ -58,7 +74,7 @@ static void init_writer(struct data_writer *w, struct image_qcow2 *q,
 	w->layers = layers;
 	w->packed = q->packed;
 	w->discard = options->discard;
-	w->give_back = options->pass_discard != QCOW2_PASS_NONE;
+	w->give_back = pass_bits(options->pass_discard) & QCOW2_PASS_REQUEST;
 	data_ranges_init(&w->ranges);
 	data_bounce_init(&w->bounce, q->meta.geometry.cluster_size);
 }
@@ -86,7 +102,7 @@ static int start_qcow2(struct qcow2_image *image, const struct qcow2_open_option
 		return ret;
 	}
 	init_writer(&w[0], q, &image->layers, options);
-	w[0].has_backing = q->meta.header.backing_name != NULL;
+	w[0].has_backing = image->backing || q->meta.header.backing_name;
 	init_writer(&w[1], q, &q->state.layers, options);
 	q->writer = &w[0];
 	q->state.writer = &w[1];

@@ -47,6 +47,7 @@ static int raw_write(struct qcow2_image *image, const struct iovec *iov, int iov
 {
 	if (flags & QCOW2_WRITE_COMPRESSED)
 		return error_set(err, -ENOTSUP, "a raw image can't hold compressed data");
+	storage_event(image->store, QCOW2_EVENT_WRITE_AIO);
 	return storage_writev(disk_raw_store(image->disk), iov, iovcnt, guest_off, err);
 }
 

@@ -289,6 +289,8 @@ int meta_engine_new(struct meta *m, const struct meta_engine_options *o,
 		  (o->lazy_refcounts == QCOW2_AS_RECORDED && recorded);
 	e->device = o->device;
 	e->pass_discard = o->pass_discard;
+	e->unguarded = o->overlap_check ? ~o->overlap_check : 0;
+	e->guard_inactive_l2 = o->overlap_check & QCOW2_OVERLAP_INACTIVE_L2;
 	if (e->lazy && m->header.version < 3) {
 		mem_free(e);
 		return error_set(err, -EINVAL, "lazy refcounts need version 3 of the format");

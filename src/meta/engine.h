@@ -261,6 +261,9 @@ int meta_barrier(struct meta *m, struct qcow2_error *err);
  */
 int meta_guard_check(struct meta *m, uint64_t host_off, uint64_t len_bytes, enum meta_region own,
 		     struct qcow2_error *err);
+/* The same for the L2 tables of snapshots, which are read for it; marks nothing. */
+int meta_guard_check_inactive(struct meta *m, uint64_t host_off, uint64_t len_bytes,
+			      struct qcow2_error *err);
 /*
  * Refuses further changes for what err says, and sets the bit (version 3). Returns -EUCLEAN. Not
  * while the caller commits.
@@ -318,7 +321,8 @@ int meta_dirty_clear(struct meta *m, struct qcow2_error *err);
 struct meta_engine_options {
 	uint64_t refcount_cache_bytes;
 	unsigned lazy_refcounts; /* QCOW2_AS_RECORDED, _ON, _OFF */
-	unsigned pass_discard;	 /* QCOW2_PASS_* */
+	unsigned pass_discard;	 /* QCOW2_PASS_REQUEST, _SNAPSHOT, _OTHER */
+	unsigned overlap_check;	 /* QCOW2_OVERLAP_* */
 	bool device; /* the file is a block device: nothing of it reads as zeros by itself */
 };
 
@@ -327,6 +331,8 @@ struct meta_engine {
 	bool lazy;
 	bool device;
 	unsigned pass_discard;
+	unsigned unguarded; /* bits of regions that writes aren't held against */
+	bool guard_inactive_l2;
 	struct meta_gate gate;
 	struct meta_guard guard;
 	struct meta_cache *refs;

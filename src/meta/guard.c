@@ -285,23 +285,23 @@ static bool first_in_set(const struct hashset *set, const struct span *s, uint64
 	return false;
 }
 
-static enum meta_region kind_but(const struct meta_guard *g, uint64_t cluster, enum meta_region own)
+static enum meta_region kind_but(const struct meta_guard *g, uint64_t cluster, unsigned but)
 {
 	for (unsigned k = META_REGION_NONE + 1; k < REGIONS; k++) {
-		if (k != (unsigned)own && hashset_has(&g->others, kind_key(k, cluster)))
+		if (!(but & 1u << k) && hashset_has(&g->others, kind_key(k, cluster)))
 			return k;
 	}
 	return META_REGION_NONE;
 }
 
 /* The finders cut s off before what they find, so that the next one has to look no further. */
-static enum meta_region find_in_others(const struct meta_guard *g, struct span *s,
-				       enum meta_region own, uint64_t *hit)
+static enum meta_region find_in_others(const struct meta_guard *g, struct span *s, unsigned but,
+				       uint64_t *hit)
 {
 	struct span rest = *s;
 
 	while (first_in_set(&g->others, &rest, hit)) {
-		enum meta_region kind = kind_but(g, *hit, own);
+		enum meta_region kind = kind_but(g, *hit, but);
 
 		if (kind != META_REGION_NONE) {
 			s->last = *hit;
@@ -314,8 +314,8 @@ static enum meta_region find_in_others(const struct meta_guard *g, struct span *
 	return META_REGION_NONE;
 }
 
-static enum meta_region find_in_ranges(const struct meta_guard *g, struct span *s,
-				       enum meta_region own, uint64_t *hit)
+static enum meta_region find_in_ranges(const struct meta_guard *g, struct span *s, unsigned but,
+				       uint64_t *hit)
 {
 	const struct meta_guard_ranges *r = atomic_load(&g->ranges);
 	size_t used = r ? atomic_load(&r->used) : 0;
@@ -325,7 +325,7 @@ static enum meta_region find_in_ranges(const struct meta_guard *g, struct span *
 		struct span found;
 		enum meta_region kind = read_slot(&r->slots[i], &found);
 
-		if (kind == META_REGION_NONE || kind == own || found.first > s->last ||
+		if (kind == META_REGION_NONE || but & 1u << kind || found.first > s->last ||
 		    found.last < s->first)
 			continue;
 		best = kind;
@@ -335,8 +335,8 @@ static enum meta_region find_in_ranges(const struct meta_guard *g, struct span *
 	return best;
 }
 
-enum meta_region meta_guard_find(const struct meta_guard *g, uint64_t host_off, uint64_t len_bytes,
-				 enum meta_region own, uint64_t *hit_off)
+enum meta_region meta_guard_find_but(const struct meta_guard *g, uint64_t host_off,
+				     uint64_t len_bytes, unsigned but, uint64_t *hit_off)
 {
 	enum meta_region found, best = META_REGION_NONE;
 	uint64_t hit = 0;
@@ -349,17 +349,23 @@ enum meta_region meta_guard_find(const struct meta_guard *g, uint64_t host_off, 
 	s.last = min_u64(s.last, atomic_load(&g->highest));
 	if (s.first > s.last)
 		return META_REGION_NONE;
-	best = find_in_others(g, &s, own, &hit);
-	if (own != META_REGION_L2 && first_in_set(&g->l2, &s, &hit)) {
+	best = find_in_others(g, &s, but, &hit);
+	if (!(but & 1u << META_REGION_L2) && first_in_set(&g->l2, &s, &hit)) {
 		best = META_REGION_L2;
 		s.last = hit;
 	}
-	found = find_in_ranges(g, &s, own, &hit);
+	found = find_in_ranges(g, &s, but, &hit);
 	if (found != META_REGION_NONE)
 		best = found;
 	if (best != META_REGION_NONE && hit_off)
 		*hit_off = hit << g->cluster_bits;
 	return best;
+}
+
+enum meta_region meta_guard_find(const struct meta_guard *g, uint64_t host_off, uint64_t len_bytes,
+				 enum meta_region own, uint64_t *hit_off)
+{
+	return meta_guard_find_but(g, host_off, len_bytes, 1u << own, hit_off);
 }
 
 /* ---- changes ------------------------------------------------------------------------------- */

@@ -77,6 +77,10 @@ void meta_guard_remove(struct meta_guard *g, enum meta_region region, uint64_t h
 enum meta_region meta_guard_find(const struct meta_guard *g, uint64_t host_off, uint64_t len_bytes,
 				 enum meta_region own, uint64_t *hit_off);
 
+/* The same with exceptions: bit 1 << KIND for each. */
+enum meta_region meta_guard_find_but(const struct meta_guard *g, uint64_t host_off,
+				     uint64_t len_bytes, unsigned but, uint64_t *hit_off);
+
 /* "L2 table", "refcount block", ... */
 const char *meta_guard_name(enum meta_region region);
 

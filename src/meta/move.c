@@ -42,5 +42,5 @@ void meta_table_free(struct meta *m, enum meta_region region, uint64_t off, uint
 	meta_guard_remove(&m->engine->guard, region, off, len_bytes);
 	/* nobody is in flight, or nobody looks at it: no need to wait */
 	if (meta_refs_lower(m, first, n, NULL, NULL, NULL) == 0)
-		meta_clusters_free(m, first, n, m->engine->pass_discard == QCOW2_PASS_ALL);
+		meta_clusters_free(m, first, n, m->engine->pass_discard & QCOW2_PASS_OTHER);
 }

@@ -445,10 +445,20 @@ int meta_mark_corrupt(struct meta *m, struct qcow2_error *err)
 int meta_guard_check(struct meta *m, uint64_t host_off, uint64_t len_bytes, enum meta_region own,
 		     struct qcow2_error *err)
 {
+	const struct meta_engine *e = m->engine;
 	enum meta_region hit;
 	uint64_t hit_off;
+	int ret;
 
-	hit = meta_guard_find(&m->engine->guard, host_off, len_bytes, own, &hit_off);
+	hit = meta_guard_find_but(&e->guard, host_off, len_bytes, e->unguarded | 1u << own,
+				  &hit_off);
+	if (hit == META_REGION_NONE && e->guard_inactive_l2 && own == META_REGION_NONE) {
+		ret = meta_guard_check_inactive(m, host_off, len_bytes, err);
+		if (ret == -EUCLEAN)
+			return meta_mark_corrupt(m, err);
+		if (ret < 0)
+			return ret;
+	}
 	if (hit == META_REGION_NONE || META_BROKEN(13))
 		return 0;
 	error_set_at(err, -EUCLEAN, QCOW2_NO_OFFSET, hit_off,

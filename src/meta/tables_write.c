@@ -169,7 +169,7 @@ static int make_table(struct meta *m, uint64_t guest_off, uint64_t old_off, stru
 	if (old_off != 0) {
 		meta_guard_remove(&m->engine->guard, META_REGION_L2, old_off, cs);
 		meta_drop(m, meta_cluster_of(m, old_off), 1,
-			  m->engine->pass_discard == QCOW2_PASS_ALL);
+			  m->engine->pass_discard & QCOW2_PASS_OTHER);
 	}
 	return 0;
 }

@@ -33,7 +33,7 @@ struct walk {
 static void free_zeros(struct meta *m, uint64_t first, uint64_t n, void *opaque)
 {
 	(void)opaque;
-	meta_clusters_free(m, first, n, m->engine->pass_discard != QCOW2_PASS_NONE);
+	meta_clusters_free(m, first, n, m->engine->pass_discard & QCOW2_PASS_SNAPSHOT);
 }
 
 static int count_run(struct walk *w, struct qcow2_error *err)

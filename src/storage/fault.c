@@ -2,7 +2,8 @@
 /*
  * A layer that fails, delays, cuts short or drops operations on the store below, as rules say.
  * Operations of each kind are numbered from 0 for the life of the store; of several rules that
- * fit the first one added counts. What no rule fits goes through untouched.
+ * fit the first one added counts. What no rule fits goes through untouched. A hook may decide
+ * beyond the rules: that is how debug.c is built on this layer.
  */
 #include <assert.h>
 #include <errno.h>
@@ -19,7 +20,8 @@
 #define PIECES 16
 
 struct fault {
-	struct qcow2_storage lower; /* immutable */
+	struct qcow2_storage lower;	/* immutable */
+	struct storage_fault_hook hook; /* immutable once the store is used */
 
 	/* guarded by lock, which isn't held while lower works */
 	pthread_mutex_t lock;
@@ -57,12 +59,27 @@ static bool fits_locked(struct fault *f, unsigned i, enum storage_op op, uint64_
 	return n >= rule->nth && n - rule->nth < rule->times;
 }
 
+/* Where in the store an operation works. */
+struct place {
+	uint64_t host_off, len_bytes;
+};
+
+/* Of a vector; one that is malformed is told by the store below. */
+static struct place place_of(const struct iovec *iov, int iovcnt, uint64_t host_off)
+{
+	struct place at = {.host_off = host_off};
+
+	if (!iov_total(iov, iovcnt, &at.len_bytes))
+		at.len_bytes = 0;
+	return at;
+}
+
 /*
  * Numbers the operation and does what the rules say of it. true: it isn't to be done, *code is
  * its result. *rule is what applies, or all zeros.
  */
-static bool intercept(struct fault *f, enum storage_op op, struct storage_fault_rule *rule,
-		      int *code, struct qcow2_error *err)
+static bool intercept(struct fault *f, enum storage_op op, const struct place *at,
+		      struct storage_fault_rule *rule, int *code, struct qcow2_error *err)
 {
 	struct timespec delay;
 	uint64_t n;
@@ -82,6 +99,12 @@ static bool intercept(struct fault *f, enum storage_op op, struct storage_fault_
 	if (rule->delay_us != 0)
 		nanosleep(&delay, NULL);
 	*code = rule->code;
+	if (*code == 0 && !rule->drop && f->hook.before) {
+		*code = f->hook.before(f->hook.opaque, op, at->host_off, at->len_bytes);
+		if (*code != 0)
+			error_errno(err, *code, "injected fault");
+		return *code != 0;
+	}
 	if (rule->code != 0)
 		error_errno(err, rule->code, "injected fault in %s %llu", op_names[op],
 			    (unsigned long long)n);
@@ -93,6 +116,8 @@ static void fault_close(void *self)
 	struct fault *f = self;
 
 	storage_close(&f->lower);
+	if (f->hook.release)
+		f->hook.release(f->hook.opaque);
 	pthread_mutex_destroy(&f->lock);
 	mem_free(f);
 }
@@ -107,18 +132,18 @@ static int fault_size(void *self, uint64_t *size_bytes, struct qcow2_error *err)
 static int fault_preadv(void *self, const struct iovec *iov, int iovcnt, uint64_t host_off,
 			struct qcow2_error *err)
 {
+	struct place at = place_of(iov, iovcnt, host_off);
 	struct storage_fault_rule rule;
 	struct fault *f = self;
 	struct iov_cursor c;
-	uint64_t total;
 	int code;
 
-	if (!intercept(f, STORAGE_OP_READ, &rule, &code, err))
+	if (!intercept(f, STORAGE_OP_READ, &at, &rule, &code, err))
 		return storage_readv(f->lower, iov, iovcnt, host_off, err);
 	/* a read that is dropped has read nothing, but the buffers have to hold something */
-	if (code == 0 && iov_total(iov, iovcnt, &total)) {
+	if (code == 0) {
 		iov_cursor_init(&c, iov, iovcnt);
-		iov_fill(&c, 0, (size_t)total);
+		iov_fill(&c, 0, (size_t)at.len_bytes);
 	}
 	return code;
 }
@@ -145,11 +170,12 @@ static void write_part(struct fault *f, const struct iovec *iov, int iovcnt, uin
 static int fault_pwritev(void *self, const struct iovec *iov, int iovcnt, uint64_t host_off,
 			 struct qcow2_error *err)
 {
+	struct place at = place_of(iov, iovcnt, host_off);
 	struct storage_fault_rule rule;
 	struct fault *f = self;
 	int code;
 
-	if (!intercept(f, STORAGE_OP_WRITE, &rule, &code, err))
+	if (!intercept(f, STORAGE_OP_WRITE, &at, &rule, &code, err))
 		return storage_writev(f->lower, iov, iovcnt, host_off, err);
 	if (code != 0)
 		write_part(f, iov, iovcnt, host_off, rule.short_bytes);
@@ -159,44 +185,48 @@ static int fault_pwritev(void *self, const struct iovec *iov, int iovcnt, uint64
 static int fault_zero(void *self, uint64_t host_off, uint64_t len_bytes, unsigned flags,
 		      struct qcow2_error *err)
 {
+	const struct place at = {host_off, len_bytes};
 	struct storage_fault_rule rule;
 	struct fault *f = self;
 	int code;
 
-	if (intercept(f, STORAGE_OP_ZERO, &rule, &code, err))
+	if (intercept(f, STORAGE_OP_ZERO, &at, &rule, &code, err))
 		return code;
 	return storage_zero(f->lower, host_off, len_bytes, flags, err);
 }
 
 static int fault_discard(void *self, uint64_t host_off, uint64_t len_bytes, struct qcow2_error *err)
 {
+	const struct place at = {host_off, len_bytes};
 	struct storage_fault_rule rule;
 	struct fault *f = self;
 	int code;
 
-	if (intercept(f, STORAGE_OP_DISCARD, &rule, &code, err))
+	if (intercept(f, STORAGE_OP_DISCARD, &at, &rule, &code, err))
 		return code;
 	return storage_discard(f->lower, host_off, len_bytes, err);
 }
 
 static int fault_flush(void *self, struct qcow2_error *err)
 {
+	const struct place at = {0, 0};
 	struct storage_fault_rule rule;
 	struct fault *f = self;
 	int code;
 
-	if (intercept(f, STORAGE_OP_FLUSH, &rule, &code, err))
+	if (intercept(f, STORAGE_OP_FLUSH, &at, &rule, &code, err))
 		return code;
 	return storage_flush(f->lower, err);
 }
 
 static int fault_truncate(void *self, uint64_t size_bytes, struct qcow2_error *err)
 {
+	const struct place at = {size_bytes, 0};
 	struct storage_fault_rule rule;
 	struct fault *f = self;
 	int code;
 
-	if (intercept(f, STORAGE_OP_TRUNCATE, &rule, &code, err))
+	if (intercept(f, STORAGE_OP_TRUNCATE, &at, &rule, &code, err))
 		return code;
 	return storage_truncate(f->lower, size_bytes, err);
 }
@@ -204,11 +234,12 @@ static int fault_truncate(void *self, uint64_t size_bytes, struct qcow2_error *e
 static int fault_allocate(void *self, uint64_t host_off, uint64_t len_bytes,
 			  struct qcow2_error *err)
 {
+	const struct place at = {host_off, len_bytes};
 	struct storage_fault_rule rule;
 	struct fault *f = self;
 	int code;
 
-	if (intercept(f, STORAGE_OP_ALLOCATE, &rule, &code, err))
+	if (intercept(f, STORAGE_OP_ALLOCATE, &at, &rule, &code, err))
 		return code;
 	return storage_allocate(f->lower, host_off, len_bytes, err);
 }
@@ -216,12 +247,13 @@ static int fault_allocate(void *self, uint64_t host_off, uint64_t len_bytes,
 static int fault_extent(void *self, uint64_t host_off, uint64_t len_bytes,
 			struct qcow2_storage_extent *out, struct qcow2_error *err)
 {
+	const struct place at = {host_off, len_bytes};
 	struct storage_fault_rule rule;
 	struct fault *f = self;
 	int code;
 
 	/* dropped: the answer that is always safe, which is in *out already */
-	if (intercept(f, STORAGE_OP_EXTENT, &rule, &code, err))
+	if (intercept(f, STORAGE_OP_EXTENT, &at, &rule, &code, err))
 		return code;
 	return storage_extent(f->lower, host_off, len_bytes, out, err);
 }
@@ -240,6 +272,8 @@ static void fault_event(void *self, unsigned event)
 	pthread_mutex_lock(&f->lock);
 	f->event = event;
 	pthread_mutex_unlock(&f->lock);
+	if (f->hook.told)
+		f->hook.told(f->hook.opaque, event);
 	storage_event(f->lower, event);
 }
 
@@ -272,6 +306,11 @@ int storage_fault_new(struct qcow2_storage *st, struct qcow2_storage lower, stru
 	pthread_mutex_init(&f->lock, NULL);
 	*st = (struct qcow2_storage){.ops = &fault_ops, .self = f};
 	return 0;
+}
+
+void storage_fault_set_hook(struct qcow2_storage st, const struct storage_fault_hook *hook)
+{
+	fault_of(st)->hook = *hook;
 }
 
 int storage_fault_add(struct qcow2_storage st, const struct storage_fault_rule *rule)

@@ -97,6 +97,19 @@ int storage_file_copy(struct qcow2_storage from, uint64_t from_off, struct qcow2
 /* A growable store of zeros, sparse inside: it costs memory only where something was written. */
 int storage_mem_new(struct qcow2_storage *st, uint64_t size_bytes, struct qcow2_error *err);
 
+/* ---- a part of a store (slice.c), requests in pieces (pieces.c) ---- */
+
+/* The limits of requests; 0: none. Those of zero and discard end at multiples of their opt. */
+struct storage_limits {
+	uint64_t max_transfer;
+	uint64_t max_zero, opt_zero;
+	uint64_t max_discard, opt_discard;
+};
+
+/* A layer that passes requests on in pieces of at most those sizes. It owns the store below. */
+int storage_pieces_new(struct qcow2_storage *st, struct qcow2_storage lower,
+		       const struct storage_limits *limits, struct qcow2_error *err);
+
 /* ---- undo (undo.c, undolog.c) ---- */
 
 /*
@@ -124,7 +137,7 @@ int storage_undo_remove(struct qcow2_storage st, struct qcow2_error *err);
 int storage_undo_apply(struct qcow2_storage store, struct qcow2_storage file,
 		       struct qcow2_error *err);
 
-/* ---- for tests (record.c, fault.c); they own the store below ---- */
+/* ---- for tests (record.c, fault.c, and debug.c on it); they own the store below ---- */
 
 enum storage_op {
 	STORAGE_OP_READ,
@@ -174,6 +187,24 @@ struct storage_fault_rule {
 int storage_fault_new(struct qcow2_storage *st, struct qcow2_storage lower,
 		      struct qcow2_error *err);
 int storage_fault_add(struct qcow2_storage st, const struct storage_fault_rule *rule);
+/*
+ * What decides beyond the rules. Called in the thread of the operation, without a lock; the layer
+ * owns it from when it is set, before the store is used, and calls release when it is closed.
+ */
+struct storage_fault_hook {
+	/* Before an operation: 0, or the negative errno that it fails with. */
+	int (*before)(void *opaque, enum storage_op op, uint64_t host_off, uint64_t len_bytes);
+	void (*told)(void *opaque, unsigned event); /* may take its time */
+	void (*release)(void *opaque);
+	void *opaque;
+};
+void storage_fault_set_hook(struct qcow2_storage st, const struct storage_fault_hook *hook);
+
+/* What qcow2_storage_debug makes; options are complete. */
+int storage_debug_new(struct qcow2_storage *st, struct qcow2_storage lower,
+		      const struct qcow2_debug_options *options, struct qcow2_debug **debug,
+		      struct qcow2_error *err);
+
 void storage_fault_clear(struct qcow2_storage st);
 /* Operations of that kind seen so far. */
 uint64_t storage_fault_seen(struct qcow2_storage st, enum storage_op op);
