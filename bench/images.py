@@ -77,6 +77,22 @@ def convert(source, path, *options):
             path)
 
 
+def preallocated(size):
+    return lambda path: command("qemu-img", "create", "-f", "qcow2", "-o",
+                                "preallocation=metadata", path, size)
+
+
+def make_once(path, make, say):
+    if path.exists():
+        return
+    say(f"making {path.name}, once")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.unlink(missing_ok=True)
+    make(unfinished)
+    unfinished.rename(path)
+
+
 class Images:
     """The paths, as attributes; `prepare` makes what isn't there."""
 
@@ -88,7 +104,6 @@ class Images:
         self.deflate = folder / "deflate.qcow2"
         self.zstd = folder / "zstd.qcow2"
         self.large = folder / "large.qcow2"
-        self.huge = folder / "huge.qcow2"
         self.fragmented = folder / "fragmented.qcow2"
 
     def prepare(self, say):
@@ -99,19 +114,10 @@ class Images:
             (self.plain, lambda p: convert(self.raw, p)),
             (self.deflate, lambda p: convert(self.raw, p, "-c")),
             (self.zstd, lambda p: convert(self.raw, p, *zstd)),
-            (self.large, lambda p: command("qemu-img", "create", "-f", "qcow2", "-o",
-                                           "preallocation=metadata", p, "256G")),
-            (self.huge, lambda p: command("qemu-img", "create", "-f", "qcow2", "-o",
-                                          "preallocation=metadata", p, "2T")),
+            (self.large, preallocated("256G")),
             (self.fragmented, make_fragmented),
         ]:
-            if path.exists():
-                continue
-            say(f"making {path.name}, once")
-            unfinished = path.with_suffix(".unfinished")
-            unfinished.unlink(missing_ok=True)
-            make(unfinished)
-            unfinished.rename(path)
+            make_once(path, make, say)
 
     def warm(self):
         """Everything that is read comes from memory, for both sides alike."""

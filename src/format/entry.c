@@ -151,6 +151,8 @@ static uint32_t straight_words(const uint8_t *table, uint64_t raw, uint64_t max,
 {
 	uint64_t n = 1;
 
+	if (max < 2 || load_be64(table + LAYOUT_L2_ENTRY_LEN) != raw + cs)
+		return 1; /* as in a fragmented image: nothing is compared in vain */
 	for (; max - n >= AT_ONCE; n += AT_ONCE) {
 		uint64_t other = 0;
 
