@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* What the verbs share in handling images. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
 #include "cli/diag.h"
 #include "image.h"
+#include "names/open.h"
 
 const char *const tool_cache_modes[] = {"none",	      "writeback", "writethrough",
 					"directsync", "unsafe",	   NULL};
@@ -65,27 +67,81 @@ static void tell_damage(struct qcow2_image *image)
 	qcow2_info(image, &info, NULL);
 }
 
-int tool_open(struct qcow2_image **image, const char *path, const char *format,
-	      const char *snapshot, unsigned flags)
+int tool_fill_setup(struct names_setup *setup, const char *name, const char *format, unsigned flags,
+		    struct qcow2_error *err)
 {
-	struct qcow2_open_options options = QCOW2_OPEN_OPTIONS_INIT;
-	struct qcow2_policy policy = QCOW2_POLICY_INIT;
-	struct qcow2_error err = {0};
+	bool image_opts = flags & TOOL_OPEN_IMAGE_OPTS;
 	int rc;
 
-	policy.follow = QCOW2_FOLLOW_LOCAL;
-	options.flags = flags;
-	options.format = format;
-	options.snapshot = snapshot;
-	options.policy = &policy;
-	options.warn = tool_warn;
-	rc = qcow2_open(image, path, &options, &err);
+	setup->access = flags & QCOW2_OPEN_WRITE ? NAMES_READ_WRITE : NAMES_READ_ONLY;
+	if (format && image_opts)
+		return names_reason(err, -EINVAL, "--image-opts and -f are mutually exclusive");
+	rc = names_setup_name(setup, name, image_opts, err);
+	if (rc == 0 && format && setup->format && strcmp(format, setup->format) != 0)
+		return names_reason(err, -EINVAL, "Driver specified twice");
+	if (rc == 0 && format)
+		rc = names_setup_option(setup, "driver", format, err);
+	return rc;
+}
+
+char *tool_plain_path(const char *name, const char **format, bool image_opts)
+{
+	struct qcow2_error err = {0};
+	struct names_setup setup;
+	const char *path;
+	char *copy = NULL;
+
+	names_setup_init(&setup);
+	if (tool_fill_setup(&setup, name, NULL, image_opts ? TOOL_OPEN_IMAGE_OPTS : 0, &err) < 0) {
+		cli_error("could not open '%s': %s", name, err.message);
+		goto out;
+	}
+	path = names_plain_path(&setup);
+	if (!path) {
+		cli_error("could not open '%s': that takes a plain file", name);
+		goto out;
+	}
+	if (!*format && setup.format)
+		*format = strcmp(setup.format, "qcow2") == 0 ? "qcow2" : "raw";
+	copy = strdup(path);
+	if (!copy)
+		cli_error("out of memory");
+out:
+	names_setup_release(&setup);
+	return copy;
+}
+
+int tool_open(struct qcow2_image **image, const char *name, const char *format,
+	      const char *snapshot, unsigned flags)
+{
+	struct names_opening o = {.options = QCOW2_OPEN_OPTIONS_INIT};
+	struct qcow2_policy policy = QCOW2_POLICY_INIT;
+	struct qcow2_error err = {0};
+	struct names_setup setup;
+	int rc;
+
+	names_setup_init(&setup);
+	rc = tool_fill_setup(&setup, name, format, flags, &err);
+	if (rc == 0) {
+		policy.follow = QCOW2_FOLLOW_LOCAL;
+		names_setup_fill(&o.options, &setup);
+		o.options.flags |= flags & ~TOOL_OPEN_IMAGE_OPTS;
+		o.options.snapshot = snapshot;
+		o.options.policy = &policy;
+		o.options.warn = tool_warn;
+		rc = names_open(&o, &setup, &err);
+	}
 	if (rc == 0 && !(flags & QCOW2_OPEN_INFO))
-		tell_damage(*image);
-	if (rc == -EAGAIN && !(flags & (QCOW2_OPEN_FORCE_SHARE | QCOW2_OPEN_WRITE)))
+		tell_damage(o.image);
+	/* what the library says names the file; what the names say doesn't */
+	if (rc < 0 && !names_plain_path(&setup) && cli_is_face())
+		cli_error("Could not open '%s': %s", name, err.message);
+	else if (rc == -EAGAIN && !(flags & QCOW2_OPEN_FORCE_SHARE))
 		tool_explain(&err, "-U reads it all the same");
 	else if (rc < 0)
 		tool_explain(&err, NULL);
+	names_setup_release(&setup);
+	*image = o.image;
 	return rc;
 }
 

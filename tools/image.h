@@ -34,9 +34,24 @@ void tool_warn(void *opaque, const char *sentence);
 /* Tells why a call failed: the sentence, and in brackets what to do about it where that's known. */
 void tool_explain(const struct qcow2_error *err, const char *advice);
 
+/* Beside QCOW2_OPEN_*: the name is a list of driver options. */
+#define TOOL_OPEN_IMAGE_OPTS 0x80000000u
+
+struct names_setup;
+
+/* What is to be opened, by name, format (or NULL) and flags. Sets the access, not other flags. */
+int tool_fill_setup(struct names_setup *setup, const char *name, const char *format, unsigned flags,
+		    struct qcow2_error *err);
+
 /*
- * Opens an image, local references followed, flags QCOW2_OPEN_*. Says what went wrong.
- * The snapshot may be NULL.
+ * The path of the file that a user's name comes to, and in *format, if that is NULL, the format
+ * that it says: for calls that take paths only. The path is the caller's; NULL after an error.
+ */
+char *tool_plain_path(const char *name, const char **format, bool image_opts);
+
+/*
+ * Opens an image by any name that a user may give it, local references followed, flags
+ * QCOW2_OPEN_*. Says what went wrong. The snapshot may be NULL.
  */
 int tool_open(struct qcow2_image **image, const char *path, const char *format,
 	      const char *snapshot, unsigned flags);

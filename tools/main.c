@@ -10,6 +10,7 @@
 #include "cli/args.h"
 #include "cli/diag.h"
 #include "cli/guess.h"
+#include "names/object.h"
 #include "cli/out.h"
 #include "qcow2.h"
 #include "verb.h"
@@ -132,7 +133,16 @@ static int run(int argc, char **argv, int *failure_status)
 	if (!verb)
 		return unknown_verb(argv[1]);
 	*failure_status = verb->command->failure_status;
-	return verb->run(argc - 1, argv + 1);
+	argc--;
+	argv++;
+	/* qemu-io's own is among the options of io, where a command may look like one */
+	if (verb->command != &io_command) {
+		int status = names_take_objects(argv, &argc);
+
+		if (status != 0)
+			return status;
+	}
+	return verb->run(argc, argv);
 }
 
 int main(int argc, char **argv)

@@ -18,6 +18,7 @@
 enum aio { AIO_THREADS, AIO_NATIVE, AIO_IO_URING };
 
 struct bench_args {
+	bool image_opts;
 	const char *format, *count_text, *depth_text, *pattern_text, *flush_text, *filename;
 	struct cli_size size, step, start;
 	int cache, aio;
@@ -50,6 +51,8 @@ static const struct cli_option bench_options[] = {
 	 tool_cache_modes},
 	{'U', "force-share", CLI_FLAG, AT(force_share), NULL, "read even while others write", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "changes nothing", NULL},
+	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL,
+	 "FILE is driver=FMT,file.filename=FILE,...", NULL},
 	CLI_END,
 };
 
@@ -284,7 +287,8 @@ int verb_bench(int argc, char **argv)
 		return cli_error("Could not open '%s': -U goes with reading only", args.filename);
 	tool_many_files();
 	status = EXIT_FAILURE;
-	if (tool_open(&image, args.filename, args.format, NULL, open_flags(&args)) == 0)
+	if (tool_open(&image, args.filename, args.format, NULL,
+		      open_flags(&args) | (args.image_opts ? TOOL_OPEN_IMAGE_OPTS : 0)) == 0)
 		status = bench(image, &args);
 	qcow2_close(image);
 	return status;

@@ -21,8 +21,10 @@
 enum { CHECK_CLEAN, CHECK_INCOMPLETE, CHECK_CORRUPT, CHECK_LEAKS, CHECK_UNSUPPORTED = 63 };
 
 struct check_args {
+	bool image_opts;
 	const char *format;
-	const char *filename;
+	const char *filename; /* of the file that is meant */
+	const char *name;     /* as it was typed */
 	const char *undo, *undo_apply;
 	int repair, output;
 	bool force_share, quiet, progress, no_undo, keep_undo, list;
@@ -56,6 +58,8 @@ static const struct cli_option check_options[] = {
 	 "print what there is to find, and to repair", NULL},
 	{'q', "quiet", CLI_FLAG, offsetof(struct check_args, quiet), NULL,
 	 "say nothing but findings and errors", NULL},
+	{0, "image-opts", CLI_FLAG, offsetof(struct check_args, image_opts), NULL,
+	 "FILE is driver=FMT,file.filename=FILE,...", NULL},
 	CLI_END,
 };
 
@@ -290,7 +294,7 @@ static int check(const struct check_args *args)
 	}
 	if (args->output == TOOL_OUTPUT_JSON) {
 		if (!args->quiet || !cli_is_face()) /* qemu-img is quiet then, too */
-			print_json(&result, args->filename);
+			print_json(&result, args->name);
 	} else if (!args->quiet) {
 		print_human(&result);
 	}
@@ -303,6 +307,7 @@ int verb_check(int argc, char **argv)
 {
 	struct check_args args = {.repair = -1, .cache = TOOL_CACHE_WRITEBACK};
 	int status, first = cli_parse(&check_command, argc, argv, &args, &status);
+	char *path = NULL;
 
 	if (first < 0)
 		return status;
@@ -319,5 +324,14 @@ int verb_check(int argc, char **argv)
 		return cli_usage("check", "an undo file and --no-undo contradict each other");
 	if (!tool_known_format(args.format))
 		return CHECK_INCOMPLETE;
-	return args.undo_apply ? apply_undo(&args) : check(&args);
+	if (args.filename) {
+		args.name = args.filename;
+		path = tool_plain_path(args.name, &args.format, args.image_opts);
+		args.filename = path;
+		if (!path)
+			return CHECK_INCOMPLETE;
+	}
+	status = args.undo_apply ? apply_undo(&args) : check(&args);
+	free(path);
+	return status;
 }

@@ -13,6 +13,7 @@
 #define CANCELED (-1) /* instead of an exit code: the process ends by the signal that came */
 
 struct commit_args {
+	bool image_opts;
 	const char *format, *base, *filename;
 	struct cli_size rate;
 	int cache;
@@ -33,6 +34,8 @@ static const struct cli_option commit_options[] = {
 	 tool_cache_modes},
 	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "say nothing but errors", NULL},
+	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL,
+	 "FILE is driver=FMT,file.filename=FILE,...", NULL},
 	CLI_END,
 };
 
@@ -100,7 +103,8 @@ int verb_commit(int argc, char **argv)
 	tool_many_files();
 	status = EXIT_FAILURE;
 	if (tool_open(&image, args.filename, args.format, NULL,
-		      QCOW2_OPEN_WRITE | tool_cache_write_flags(args.cache)) == 0)
+		      QCOW2_OPEN_WRITE | tool_cache_write_flags(args.cache) |
+			      (args.image_opts ? TOOL_OPEN_IMAGE_OPTS : 0)) == 0)
 		status = commit(image, &args);
 	qcow2_close(image);
 	if (status == CANCELED)

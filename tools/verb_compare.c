@@ -14,6 +14,7 @@
 #define SECTOR 512 /* what qemu-img rounds a mismatch down to */
 
 struct compare_args {
+	bool image_opts;
 	const char *format[2];
 	bool strict, quiet, progress, force_share;
 	int cache;
@@ -34,6 +35,8 @@ static const struct cli_option compare_options[] = {
 	 "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, offsetof(struct compare_args, quiet), NULL,
 	 "say nothing but errors", NULL},
+	{0, "image-opts", CLI_FLAG, offsetof(struct compare_args, image_opts), NULL,
+	 "FILE is driver=FMT,file.filename=FILE,...", NULL},
 	CLI_END,
 };
 
@@ -118,7 +121,9 @@ int verb_compare(int argc, char **argv)
 	if (!tool_known_format(args.format[0]) || !tool_known_format(args.format[1]))
 		return EXIT_TROUBLE;
 	tool_many_files();
-	flags = tool_cache_read_flags(args.cache) | (args.force_share ? QCOW2_OPEN_FORCE_SHARE : 0);
+	flags = tool_cache_read_flags(args.cache) |
+		(args.force_share ? QCOW2_OPEN_FORCE_SHARE : 0) |
+		(args.image_opts ? TOOL_OPEN_IMAGE_OPTS : 0);
 	for (i = 0; i < 2 && rc == 0; i++)
 		rc = tool_open(&images[i], argv[first + i], args.format[i], NULL, flags);
 	status = rc == 0 ? compare(images, &args) : EXIT_TROUBLE;

@@ -16,6 +16,7 @@
 #define SPARSE_MAX (16 << 20)
 
 struct convert_args {
+	bool image_opts, target_image_opts;
 	const char *format, *target_format, *backing, *backing_format, *snapshot;
 	struct cli_list options;
 	struct cli_size sparse, threads, rate;
@@ -39,9 +40,9 @@ static const struct cli_option convert_options[] = {
 	{'F', "backing-format", CLI_STRING, AT(backing_format), "FMT", "format of that file", NULL},
 	{'c', "compress", CLI_FLAG, AT(compress), NULL, "compress the data (qcow2)", NULL},
 	{'l', "snapshot", CLI_STRING, AT(snapshot), "ID|NAME", "copy this internal snapshot", NULL},
-	{'n', "no-create", CLI_FLAG, AT(no_create), NULL, "write into an image that exists", NULL},
-	{0, "target-is-zero", CLI_FLAG, AT(target_is_zero), NULL, "with -n: it reads as zeros",
-	 NULL},
+	{'n', "no-create", CLI_FLAG, AT(no_create), NULL,
+	 "write into an image (that reads as zeros)", NULL},
+	{0, "target-is-zero", CLI_FLAG, AT(target_is_zero), NULL, NULL, NULL},
 	{'S', "sparse-size", CLI_SIZE, AT(sparse), "SIZE", "zeros to leave out (from 4k); 0: none",
 	 NULL},
 	{'m', "parallel", CLI_NUMBER, AT(threads), "N", "threads; any number gives the same result",
@@ -59,6 +60,8 @@ static const struct cli_option convert_options[] = {
 	{0, "force", CLI_FLAG, AT(force), NULL, "replace a target that isn't empty", NULL},
 	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "show nothing but errors", NULL},
+	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL, "sources, target: driver=FMT,...", NULL},
+	{0, "target-image-opts", CLI_FLAG, AT(target_image_opts), NULL, NULL, NULL},
 	CLI_END,
 };
 
@@ -94,6 +97,8 @@ static int check(const struct convert_args *args, const struct tool_create *crea
 		return cli_usage("convert", "expecting a source and a target");
 	if (args->no_create && args->options.n)
 		return cli_usage("convert", "-o has no effect with -n, which makes no image");
+	if (args->target_image_opts && !args->no_create)
+		return cli_usage("convert", "--target-image-opts goes with -n only");
 	if (args->target_is_zero && !args->no_create)
 		return cli_usage("convert", "--target-is-zero goes with -n only");
 	if (args->target_is_zero && create->lib.backing_file)
@@ -163,7 +168,8 @@ static int open_sources(struct sources *sources, const struct convert_args *args
 			size_t n)
 {
 	unsigned flags = tool_cache_read_flags(args->source_cache) |
-			 (args->force_share ? QCOW2_OPEN_FORCE_SHARE : 0);
+			 (args->force_share ? QCOW2_OPEN_FORCE_SHARE : 0) |
+			 (args->image_opts ? TOOL_OPEN_IMAGE_OPTS : 0);
 	char *snapshot = NULL;
 	int rc = 0;
 
@@ -267,9 +273,18 @@ int verb_convert(int argc, char **argv)
 	struct sources sources = {0};
 	struct tool_create create;
 	const char *format;
+	char *target = NULL;
 	int status, first = cli_parse(&convert_command, argc, argv, &args, &status);
 	int nsources = argc - first - 1;
 
+	if (first >= 0 && nsources >= 0) {
+		target = tool_plain_path(argv[argc - 1], &args.target_format,
+					 args.target_image_opts);
+		if (!target) {
+			status = EXIT_FAILURE;
+			first = -1;
+		}
+	}
 	format = args.target_format ? args.target_format : "raw";
 	tool_create_init(&create, "convert", format);
 	if (first < 0)
@@ -290,16 +305,17 @@ int verb_convert(int argc, char **argv)
 	}
 	status = check(&args, &create, nsources);
 	if (status == 0)
-		status = check_existing(&args, argv[argc - 1]);
+		status = check_existing(&args, target);
 	if (status != 0)
 		goto out;
 	tool_many_files();
 	status = EXIT_FAILURE;
 	if (open_sources(&sources, &args, argv + first, (size_t)nsources) == 0) {
 		cli_set_subject("convert to", format);
-		status = convert(&sources, argv[argc - 1], &args, &create);
+		status = convert(&sources, target, &args, &create);
 	}
 out:
+	free(target);
 	sources_release(&sources);
 	tool_create_release(&create);
 	cli_list_release(&args.options);

@@ -15,7 +15,7 @@
 
 struct dd_args {
 	const char *format, *target_format;
-	bool force_share, force;
+	bool force_share, force, image_opts;
 	/* of the operands */
 	const char *input, *output;
 	uint64_t block, count, skip;
@@ -30,6 +30,8 @@ static const struct cli_option dd_options[] = {
 	 "format of the output, qcow2 or raw (the default)", NULL},
 	{'U', "force-share", CLI_FLAG, AT(force_share), NULL, "read even while others write", NULL},
 	{0, "force", CLI_FLAG, AT(force), NULL, "replace an output that isn't empty", NULL},
+	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL,
+	 "INPUT is driver=FMT,file.filename=FILE,...", NULL},
 	CLI_END,
 };
 
@@ -149,7 +151,8 @@ int verb_dd(int argc, char **argv)
 	tool_many_files();
 	status = EXIT_FAILURE;
 	if (tool_open(&input, args.input, args.format, NULL,
-		      args.force_share ? QCOW2_OPEN_FORCE_SHARE : 0) == 0)
+		      (args.force_share ? QCOW2_OPEN_FORCE_SHARE : 0) |
+			      (args.image_opts ? TOOL_OPEN_IMAGE_OPTS : 0)) == 0)
 		status = copy(input, &args);
 	qcow2_close(input);
 	return status;

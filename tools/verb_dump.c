@@ -15,6 +15,7 @@
 #include "verb.h"
 
 struct dump_args {
+	bool image_opts;
 	const char *format;
 	bool force_share;
 	int output;
@@ -27,6 +28,8 @@ static const struct cli_option dump_options[] = {
 	 "read even while another program writes", NULL},
 	{0, "output", CLI_CHOICE, offsetof(struct dump_args, output), "text|json",
 	 "how to print it", tool_outputs},
+	{0, "image-opts", CLI_FLAG, offsetof(struct dump_args, image_opts), NULL,
+	 "FILE is driver=FMT,file.filename=FILE,...", NULL},
 	CLI_END,
 };
 
@@ -242,7 +245,8 @@ int verb_dump(int argc, char **argv)
 	part = find_part(argc - first, argv + first, &index);
 	if (!part || !tool_known_format(args.format))
 		return EXIT_FAILURE;
-	flags = QCOW2_OPEN_INFO | (args.force_share ? QCOW2_OPEN_FORCE_SHARE : 0);
+	flags = QCOW2_OPEN_INFO | (args.force_share ? QCOW2_OPEN_FORCE_SHARE : 0) |
+		(args.image_opts ? TOOL_OPEN_IMAGE_OPTS : 0);
 	rc = tool_open(&image, argv[first], args.format, NULL, flags);
 	if (rc == 0)
 		rc = dump(image, part, index, args.output == TOOL_OUTPUT_JSON);

@@ -15,6 +15,7 @@
 #include "verb.h"
 
 struct info_args {
+	bool image_opts;
 	const char *format;
 	bool force_share, backing_chain;
 	int output;
@@ -29,6 +30,8 @@ static const struct cli_option info_options[] = {
 	 "read even while another program writes", NULL},
 	{0, "output", CLI_CHOICE, offsetof(struct info_args, output), "text|json",
 	 "how to print it", tool_outputs},
+	{0, "image-opts", CLI_FLAG, offsetof(struct info_args, image_opts), NULL,
+	 "FILE is driver=FMT,file.filename=FILE,...", NULL},
 	CLI_END,
 };
 
@@ -169,7 +172,8 @@ int verb_info(int argc, char **argv)
 	flags = args.force_share ? QCOW2_OPEN_FORCE_SHARE : 0;
 	if (args.backing_chain)
 		tool_many_files();
-	rc = append(&chain, argv[first], args.format, flags);
+	rc = append(&chain, argv[first], args.format,
+		    flags | (args.image_opts ? TOOL_OPEN_IMAGE_OPTS : 0));
 	while (rc == 0 && args.backing_chain)
 		rc = append_backing(&chain, flags);
 	if (rc >= 0)

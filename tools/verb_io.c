@@ -12,6 +12,7 @@
 #include "io/io.h"
 #include "io/open.h"
 #include "io/pool.h"
+#include "names/object.h"
 #include "verb.h"
 
 /* The version of qemu-io whose behaviour the drop-in has; scripts ask for it. */
@@ -69,72 +70,58 @@ const struct cli_command io_command = {
 };
 
 /* Errors are in err. */
-static int fill_setup(struct io_setup *setup, const struct io_args *args, struct qcow2_error *err)
+static int fill_setup(struct names_setup *setup, const struct io_args *args,
+		      struct qcow2_error *err)
 {
 	int rc = 0;
 
 	if (args->cache)
-		rc = io_setup_cache(setup, args->cache, err);
+		rc = names_setup_cache(setup, args->cache, err);
 	if (rc == 0 && args->no_cache)
-		rc = io_setup_cache(setup, "none", err);
+		rc = names_setup_cache(setup, "none", err);
 	if (rc == 0 && args->discard)
-		rc = io_setup_discard(setup, args->discard, err);
+		rc = names_setup_discard(setup, args->discard, err);
 	if (rc == 0 && args->aio)
-		rc = io_setup_aio(setup, args->aio, err);
+		rc = names_setup_aio(setup, args->aio, err);
 	if (rc == 0 && args->native_aio)
-		rc = io_setup_aio(setup, "native", err);
+		rc = names_setup_aio(setup, "native", err);
 	if (rc == 0 && args->format && args->image_opts)
-		rc = io_reason(err, -1, "--image-opts and -f are mutually exclusive");
-	setup->access = args->read_only ? IO_READ_ONLY : IO_ACCESS_DEFAULT;
+		rc = names_reason(err, -1, "--image-opts and -f are mutually exclusive");
+	setup->access = args->read_only ? NAMES_READ_ONLY : NAMES_ACCESS_DEFAULT;
 	setup->snapshot = args->snapshot;
 	setup->copy_on_read = args->copy_on_read;
 	setup->force_share = args->force_share;
 	return rc;
 }
 
-static int check_objects(const struct cli_list *objects, struct qcow2_error *err)
-{
-	size_t i;
-
-	for (i = 0; i < objects->n; i++) {
-		int len = (int)strcspn(objects->items[i], ",");
-
-		if (len != 6 || strncmp(objects->items[i], "secret", 6) != 0)
-			return io_reason(err, -1,
-					 "Parameter 'qom-type' does not accept value '%.*s'", len,
-					 objects->items[i]);
-	}
-	return 0;
-}
-
 /* Opens the image that the command line names. Says what went wrong. */
 static int open_first(struct io *io, const struct io_args *args, const char *name)
 {
-	struct io_setup setup;
+	struct names_setup setup;
 	struct qcow2_error err = {0};
-	unsigned seen;
 	int rc;
 
-	io_setup_init(&setup);
-	rc = check_objects(&args->objects, &err);
+	names_setup_init(&setup);
+	rc = names_check_objects(&args->objects, &err);
 	if (rc == 0)
 		rc = fill_setup(&setup, args, &err);
 	if (rc < 0) {
 		io_say(err.message);
 	} else if (!name) {
 		/* the command open may come */
-	} else if (args->image_opts) {
-		rc = io_setup_options(&setup, name, false, &seen, &err);
-		setup.path_is_option = true;
+	} else {
+		rc = names_setup_name(&setup, name, args->image_opts, &err);
+		if (rc == 0 && args->format && setup.format &&
+		    strcmp(args->format, setup.format) != 0)
+			rc = names_reason(&err, -1, "Driver specified twice");
+		if (rc == 0 && args->format)
+			rc = names_setup_option(&setup, "driver", args->format, &err);
 		if (rc < 0)
 			io_open_failed(io, &setup, &err);
-	} else if (io_setup_string(&setup.path, name) < 0 ||
-		   io_setup_string(&setup.format, args->format) < 0) {
-		rc = cli_error("out of memory");
 	}
 	if (rc == 0 && name)
 		rc = io_open(io, &setup);
-	io_setup_release(&setup);
+	names_setup_release(&setup);
 	return rc;
 }
 
@@ -148,7 +135,6 @@ static int run(struct io *io, const struct io_args *args, const char *name)
 		io_execute(io, args->commands.items[i]);
 	if (args->commands.n == 0)
 		io_interact(io);
-	io_pool_drain(io->pool);
 	if (io_close(io) < 0)
 		io->failed = true;
 	return io->failed ? EXIT_FAILURE : EXIT_SUCCESS;
@@ -160,7 +146,7 @@ static int run_shell(int argc, char **argv, bool drop_in)
 	struct io io = {.drop_in = drop_in, .overlay_fd = -1, .guard = PTHREAD_MUTEX_INITIALIZER};
 	int status, first = cli_parse(&io_command, argc, argv, &args, &status);
 
-	io_setup_init(&io.setup);
+	names_setup_init(&io.setup);
 	if (first < 0) {
 		/* told */
 	} else if (args.version) {
@@ -178,7 +164,7 @@ static int run_shell(int argc, char **argv, bool drop_in)
 		status = run(&io, &args, first < argc ? argv[first] : NULL);
 	}
 	io_pool_free(io.pool);
-	io_setup_release(&io.setup);
+	names_setup_release(&io.setup);
 	pthread_mutex_destroy(&io.guard);
 	cli_list_release(&args.commands);
 	cli_list_release(&args.objects);

@@ -16,6 +16,7 @@
 #include "verb.h"
 
 struct map_args {
+	bool image_opts;
 	const char *format;
 	bool force_share;
 	int output;
@@ -33,6 +34,8 @@ static const struct cli_option map_options[] = {
 	 "read even while another program writes", NULL},
 	{0, "output", CLI_CHOICE, offsetof(struct map_args, output), "text|json",
 	 "text: the parts with data; json: everything", tool_outputs},
+	{0, "image-opts", CLI_FLAG, offsetof(struct map_args, image_opts), NULL,
+	 "FILE is driver=FMT,file.filename=FILE,...", NULL},
 	CLI_END,
 };
 
@@ -181,7 +184,8 @@ int verb_map(int argc, char **argv)
 		return EXIT_FAILURE;
 	tool_many_files();
 	rc = tool_open(&image, argv[first], args.format, NULL,
-		       args.force_share ? QCOW2_OPEN_FORCE_SHARE : 0);
+		       (args.force_share ? QCOW2_OPEN_FORCE_SHARE : 0) |
+			       (args.image_opts ? TOOL_OPEN_IMAGE_OPTS : 0));
 	if (rc < 0)
 		return EXIT_FAILURE;
 	end = qcow2_size(image);

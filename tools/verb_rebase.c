@@ -12,6 +12,7 @@
 #define CANCELED (-1) /* instead of an exit code: the process ends by the signal that came */
 
 struct rebase_args {
+	bool image_opts;
 	const char *format, *backing, *backing_format;
 	int cache, source_cache;
 	bool unsafe, compress, progress, quiet, force_share;
@@ -35,6 +36,8 @@ static const struct cli_option rebase_options[] = {
 	 "read the new backing file even while others write", NULL},
 	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "say nothing but errors", NULL},
+	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL,
+	 "FILE is driver=FMT,file.filename=FILE,...", NULL},
 	CLI_END,
 };
 
@@ -114,7 +117,8 @@ int verb_rebase(int argc, char **argv)
 	tool_many_files();
 	/* its present backing file may be missing: that is what -u is for */
 	flags = QCOW2_OPEN_WRITE | tool_cache_write_flags(args.cache) |
-		(args.unsafe ? QCOW2_OPEN_NO_BACKING : 0);
+		(args.unsafe ? QCOW2_OPEN_NO_BACKING : 0) |
+		(args.image_opts ? TOOL_OPEN_IMAGE_OPTS : 0);
 	status = EXIT_FAILURE;
 	if (tool_open(&image, argv[first], args.format, NULL, flags) == 0)
 		status = rebase(image, &args);

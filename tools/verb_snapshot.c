@@ -11,7 +11,7 @@
 #include "cli/diag.h"
 #include "image.h"
 #include "info_rows.h"
-#include "io/setup.h"
+#include "names/open.h"
 #include "verb.h"
 
 #define NAME_MAX_BYTES 255 /* QEMU cuts off what is longer, and then doesn't find it */
@@ -129,43 +129,27 @@ static void warn(void *opaque, const char *sentence)
 	cli_warn("%s", sentence);
 }
 
-/* The setup holds the strings of what it says. */
-static int fill_setup(struct io_setup *setup, const struct order *o,
-		      const struct snapshot_args *args, struct qcow2_error *err)
+static int open_image(struct qcow2_image **image, struct names_setup *setup, const struct order *o,
+		      const struct snapshot_args *args, bool *warned, struct qcow2_error *err)
 {
-	unsigned seen;
-
-	if (o->action == LIST)
-		setup->access = IO_READ_ONLY;
-	setup->force_share = args->force_share;
-	if (!args->image_opts)
-		return io_setup_string(&setup->path, o->file) == 0 &&
-				       io_setup_string(&setup->format, args->format) == 0
-			       ? 0
-			       : io_reason(err, -ENOMEM, "out of memory");
-	if (io_setup_options(setup, o->file, false, &seen, err) < 0)
-		return err->code;
-	if (!setup->path)
-		return io_reason(err, -EINVAL, "could not open '%s': no file.filename in it",
-				 o->file);
-	if (setup->unknown_option)
-		return io_reason(err, -EINVAL, "could not open '%s': unknown option '%s'",
-				 setup->path, setup->unknown_option);
-	return tool_known_format(setup->format) ? 0 : -EINVAL;
-}
-
-static int open_image(struct qcow2_image **image, const struct io_setup *setup, bool *warned,
-		      struct qcow2_error *err)
-{
-	struct qcow2_open_options options = QCOW2_OPEN_OPTIONS_INIT;
+	struct names_opening opening = {.options = QCOW2_OPEN_OPTIONS_INIT};
 	struct qcow2_policy policy = QCOW2_POLICY_INIT;
+	int rc = tool_fill_setup(setup, o->file, args->format,
+				 (o->action == LIST ? 0 : QCOW2_OPEN_WRITE) |
+					 (args->image_opts ? TOOL_OPEN_IMAGE_OPTS : 0),
+				 err);
 
+	if (rc < 0)
+		return rc;
+	setup->force_share = setup->force_share || args->force_share;
 	policy.follow = QCOW2_FOLLOW_LOCAL;
-	io_setup_fill(&options, setup);
-	options.policy = &policy;
-	options.warn = warn;
-	options.opaque = warned;
-	return qcow2_open(image, setup->path, &options, err);
+	names_setup_fill(&opening.options, setup);
+	opening.options.policy = &policy;
+	opening.options.warn = warn;
+	opening.options.opaque = warned;
+	rc = names_open(&opening, setup, err);
+	*image = opening.image;
+	return rc;
 }
 
 static int list(struct qcow2_image *image, int output, struct qcow2_error *err)
@@ -214,16 +198,14 @@ static int snapshot(const struct order *o, const struct snapshot_args *args)
 {
 	struct qcow2_image *image = NULL;
 	struct qcow2_error err = {0};
-	struct io_setup setup;
+	struct names_setup setup;
 	bool warned = false;
 	int status = EXIT_FAILURE;
 	int rc;
 
-	io_setup_init(&setup);
-	rc = fill_setup(&setup, o, args, &err);
-	if (rc == 0)
-		rc = open_image(&image, &setup, &warned, &err);
-	if (rc < 0 && err.message[0]) {
+	names_setup_init(&setup);
+	rc = open_image(&image, &setup, o, args, &warned, &err);
+	if (rc < 0) {
 		tool_explain(&err, rc == -EAGAIN && o->action == LIST ? "-U lists it all the same"
 								      : NULL);
 	} else if (rc == 0) {
@@ -234,7 +216,7 @@ static int snapshot(const struct order *o, const struct snapshot_args *args)
 		status = rc < 0 ? explain(o, &err) : EXIT_SUCCESS;
 	}
 	qcow2_close(image);
-	io_setup_release(&setup);
+	names_setup_release(&setup);
 	/* the list isn't all there is if a part of it couldn't be read */
 	return o->action == LIST && warned ? EXIT_FAILURE : status;
 }

@@ -169,7 +169,7 @@ def test_driver_options_name_the_image(work):
     opts = f"driver=qcow2,file.filename={name}"
     tool("snapshot", "--image-opts", "-c", "x", opts, cwd=work).succeeded()
     assert "x" in tool("snapshot", "--image-opts", "-l", opts, cwd=work).succeeded().out
-    tool("snapshot", "--image-opts", "-l", "driver=qcow2", cwd=work).refused("file.filename")
+    tool("snapshot", "--image-opts", "-l", "driver=qcow2", cwd=work).refused("must be specified")
     tool("snapshot", "--image-opts", "-f", "qcow2", "-l", opts, cwd=work).refused("exclusive")
     tool("snapshot", "--image-opts", "-l", f"driver=vmdk,file.filename={name}",
          cwd=work).refused("vmdk")

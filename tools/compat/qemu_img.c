@@ -11,6 +11,7 @@
 
 #include "cli/diag.h"
 #include "compat/words.h"
+#include "names/object.h"
 #include "qcow2.h"
 #include "verb.h"
 
@@ -76,48 +77,6 @@ static const struct cli_face qemu_img = {
 	.print_help = print_help,
 };
 
-/* Objects are secrets for encrypted images, which we don't read; but what isn't one is told. */
-static int check_object(const char *definition)
-{
-	size_t len = strcspn(definition, ",");
-
-	if (len != strlen("secret") || strncmp(definition, "secret", len) != 0)
-		return cli_error("Parameter 'qom-type' does not accept value '%.*s'", (int)len,
-				 definition);
-	if (!strstr(definition, ",id="))
-		return cli_error("Parameter 'id' is missing");
-	return 0;
-}
-
-/* Takes --object and its argument out of the n words. An exit code after an error, else 0. */
-static int take_objects(char **words, int *n)
-{
-	static const char name[] = "--object";
-	int from, to = 0;
-
-	for (from = 0; from < *n; from++) {
-		const char *word = words[from], *definition = NULL;
-
-		if (strcmp(word, "--") == 0)
-			break;
-		if (strcmp(word, name) == 0) {
-			if (from + 1 == *n)
-				return cli_usage(NULL, "missing argument for option '%s'", name);
-			definition = words[++from];
-		} else if (strncmp(word, "--object=", strlen("--object=")) == 0) {
-			definition = word + strlen("--object=");
-		}
-		if (!definition)
-			words[to++] = words[from];
-		else if (check_object(definition) != 0)
-			return EXIT_FAILURE;
-	}
-	while (from < *n)
-		words[to++] = words[from++];
-	*n = to;
-	return 0;
-}
-
 static int run_verb(int argc, char **argv)
 {
 	const struct verb *verb = verb_find(argv[0]);
@@ -140,7 +99,7 @@ static int run_verb(int argc, char **argv)
 			words[1 + nbefore] = verbs[v].before[nbefore];
 		memcpy(words + 1 + nbefore, argv + 1, (size_t)(argc - 1) * sizeof(*words));
 		argc += (int)nbefore;
-		status = take_objects(words, &argc);
+		status = names_take_objects(words, &argc);
 		words[argc] = NULL;
 		if (status == 0)
 			status = verb->run(argc, words);

@@ -55,6 +55,8 @@ const struct cli_words compat_qemu_img_words[] = {
 	{"convert", "raw images can't be compressed*",
 	 "Compression not supported for this file format", NO},
 	{"convert", "-o has no effect *", "-o has no effect when skipping image creation", NO},
+	{"convert", "--target-image-opts goes with -n only",
+	 "--target-image-opts requires use of -n flag", NO},
 	{"convert", "--target-is-zero goes with -n only",
 	 "--target-is-zero requires use of -n flag", NO},
 	{"convert", "--target-is-zero and a backing file *",

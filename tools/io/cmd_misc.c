@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Commands that aren't about the image: help, quit, sleep, signals; and those that we don't have.
- */
+/* Commands that aren't about the image: help, quit, sleep, signals. */
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
@@ -93,65 +92,16 @@ static int run_abort(struct io *io, const struct io_command *self, int nwords, c
 	abort();
 }
 
-/* ---- breakpoints: for images on a layer for debugging, which isn't there ---- */
-
-static int run_break(struct io *io, const struct io_command *self, int nwords, char **words)
-{
-	(void)io;
-	(void)self;
-	(void)nwords;
-	(void)words;
-	puts("Could not set breakpoint: Operation not supported");
-	return -ENOTSUP;
-}
-
-static int run_remove_break(struct io *io, const struct io_command *self, int nwords, char **words)
-{
-	(void)io;
-	(void)self;
-	(void)nwords;
-	printf("Could not remove breakpoint %s: Operation not supported\n", words[1]);
-	return -ENOTSUP;
-}
-
-static int run_resume(struct io *io, const struct io_command *self, int nwords, char **words)
-{
-	(void)io;
-	(void)self;
-	(void)nwords;
-	(void)words;
-	puts("Could not resume request: Operation not supported");
-	return -ENOTSUP;
-}
-
-/* qemu-io waits for ever */
-static int run_wait_break(struct io *io, const struct io_command *self, int nwords, char **words)
-{
-	(void)io;
-	(void)self;
-	(void)nwords;
-	printf("Could not wait for request %s: Operation not supported\n", words[1]);
-	return -ENOTSUP;
-}
-
 const struct io_command io_misc_commands[] = {
 	{"abort", NULL, NULL, "simulate a program crash using abort(3)", NULL, 0, 0, IO_ANYTIME,
 	 run_abort},
-	{"break", NULL, "event tag",
-	 "sets a breakpoint on event and tags the stopped request as tag", NULL, 2, 2, 0,
-	 run_break},
 	{"help", "?", "[command]", "help for one or all commands", NULL, 0, 1, IO_ANYTIME,
 	 run_help},
 	{"quit", "q", NULL, "exit the program", NULL, 0, IO_MANY, IO_ANYTIME, run_quit},
-	{"remove_break", NULL, "tag", "remove a breakpoint by tag", NULL, 1, 1, 0,
-	 run_remove_break},
-	{"resume", NULL, "tag", "resumes the request tagged as tag", NULL, 1, 1, 0, run_resume},
 	{"sigraise", NULL, "signal", "raises a signal",
 	 " Ends the program, for most numbers: 'sigraise 9' is a crash.\n", 1, 1, IO_ANYTIME,
 	 run_sigraise},
 	{"sleep", NULL, NULL, "waits for the given value in milliseconds", NULL, 1, 1, IO_ANYTIME,
 	 run_sleep},
-	{"wait_break", NULL, "tag", "waits for the suspension of a request", NULL, 1, 1, 0,
-	 run_wait_break},
 	{.name = NULL},
 };

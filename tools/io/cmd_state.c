@@ -22,7 +22,7 @@
 /* ---- open, close, reopen ---- */
 
 /* One option of open. 0, 1 for a letter that isn't one, or negative with err. */
-static int open_option(struct io_setup *setup, int letter, const char **list,
+static int open_option(struct names_setup *setup, int letter, const char **list,
 		       struct qcow2_error *err)
 {
 	switch (letter) {
@@ -33,18 +33,18 @@ static int open_option(struct io_setup *setup, int letter, const char **list,
 		setup->copy_on_read = true;
 		return 0;
 	case 'n':
-		return io_setup_cache(setup, "none", err);
+		return names_setup_cache(setup, "none", err);
 	case 'r':
-		setup->access = IO_READ_ONLY;
+		setup->access = NAMES_READ_ONLY;
 		return 0;
 	case 'k':
-		return io_setup_aio(setup, "native", err);
+		return names_setup_aio(setup, "native", err);
 	case 't':
-		return io_setup_cache(setup, optarg, err);
+		return names_setup_cache(setup, optarg, err);
 	case 'd':
-		return io_setup_discard(setup, optarg, err);
+		return names_setup_discard(setup, optarg, err);
 	case 'i':
-		return io_setup_aio(setup, optarg, err);
+		return names_setup_aio(setup, optarg, err);
 	case 'U':
 		setup->force_share = true;
 		return 0;
@@ -57,7 +57,7 @@ static int open_option(struct io_setup *setup, int letter, const char **list,
 }
 
 static int open_words(const struct io_command *self, int nwords, char **words,
-		      struct io_setup *setup, const char **list, struct qcow2_error *err)
+		      struct names_setup *setup, const char **list, struct qcow2_error *err)
 {
 	int c, rc = 0;
 
@@ -68,33 +68,33 @@ static int open_words(const struct io_command *self, int nwords, char **words,
 		rc = 1;
 	if (rc > 0)
 		return io_misused(self);
-	if (rc == 0 && optind < nwords && io_setup_string(&setup->path, words[optind]) < 0)
-		rc = io_reason(err, -ENOMEM, "out of memory");
+	if (rc == 0 && optind < nwords)
+		rc = names_setup_name(setup, words[optind], false, err);
 	return rc;
 }
 
 static int run_open(struct io *io, const struct io_command *self, int nwords, char **words)
 {
-	struct io_setup setup;
+	struct names_setup setup;
 	struct qcow2_error err = {0};
 	const char *list = NULL;
 	unsigned seen;
 	int rc;
 
-	io_setup_init(&setup);
+	names_setup_init(&setup);
 	rc = open_words(self, nwords, words, &setup, &list, &err);
 	if (rc == 0 && io->image)
-		rc = io_reason(&err, -EBUSY, "file open already, try 'help close'");
+		rc = names_reason(&err, -EBUSY, "file open already, try 'help close'");
 	if (rc < 0 && err.message[0])
 		io_say(err.message);
 	if (rc == 0 && list) {
-		rc = io_setup_options(&setup, list, false, &seen, &err);
+		rc = names_setup_options(&setup, list, false, &seen, &err);
 		if (rc < 0)
 			io_open_failed(io, &setup, &err);
 	}
 	if (rc == 0)
 		return io_open(io, &setup);
-	io_setup_release(&setup);
+	names_setup_release(&setup);
 	return rc;
 }
 
@@ -111,31 +111,31 @@ struct reopen_args {
 	const char *cache, *list;
 };
 
-static int reopen_setup(struct io_setup *setup, const struct reopen_args *args,
+static int reopen_setup(struct names_setup *setup, const struct reopen_args *args,
 			struct qcow2_error *err)
 {
 	unsigned seen = 0;
 	int rc = 0;
 
 	if (args->cache)
-		rc = io_setup_cache(setup, args->cache, err);
+		rc = names_setup_cache(setup, args->cache, err);
 	if (rc == 0 && args->read_only)
-		setup->access = IO_READ_ONLY;
+		setup->access = NAMES_READ_ONLY;
 	if (rc == 0 && args->read_write)
-		setup->access = IO_READ_WRITE;
+		setup->access = NAMES_READ_WRITE;
 	if (rc == 0 && args->list)
-		rc = io_setup_options(setup, args->list, true, &seen, err);
-	if (rc == 0 && args->cache && seen & IO_OPTIONS_CACHE)
-		rc = io_reason(err, -EINVAL, "Cannot set both -c and the cache options");
-	if (rc == 0 && (args->read_only || args->read_write) && seen & IO_OPTIONS_ACCESS)
-		rc = io_reason(err, -EINVAL, "Cannot set both -r/-w and 'read-only'");
+		rc = names_setup_options(setup, args->list, true, &seen, err);
+	if (rc == 0 && args->cache && seen & NAMES_OPTIONS_CACHE)
+		rc = names_reason(err, -EINVAL, "Cannot set both -c and the cache options");
+	if (rc == 0 && (args->read_only || args->read_write) && seen & NAMES_OPTIONS_ACCESS)
+		rc = names_reason(err, -EINVAL, "Cannot set both -r/-w and 'read-only'");
 	return rc;
 }
 
 static int run_reopen(struct io *io, const struct io_command *self, int nwords, char **words)
 {
 	struct reopen_args args = {0};
-	struct io_setup setup;
+	struct names_setup setup;
 	struct qcow2_error err = {0};
 	int c, rc = 0;
 
@@ -155,14 +155,14 @@ static int run_reopen(struct io *io, const struct io_command *self, int nwords, 
 	if (optind != nwords)
 		return io_misused(self);
 	if (args.read_only && args.read_write)
-		rc = io_reason(&err, -EINVAL, "Only one -r/-w option may be given");
-	else if (io_setup_copy(&setup, &io->setup) < 0)
-		rc = io_reason(&err, -ENOMEM, "out of memory");
+		rc = names_reason(&err, -EINVAL, "Only one -r/-w option may be given");
+	else if (names_setup_copy(&setup, &io->setup) < 0)
+		rc = names_reason(&err, -ENOMEM, "out of memory");
 	if (rc == 0) {
 		rc = reopen_setup(&setup, &args, &err);
 		if (rc == 0)
 			return io_reopen(io, &setup);
-		io_setup_release(&setup);
+		names_setup_release(&setup);
 	}
 	io_say(err.message);
 	return rc;
@@ -218,7 +218,7 @@ static void explain_resize(const struct io *io, int code, uint64_t size, unsigne
 	else if (code == -ENOTSUP && info.version == 2 && io->has_backing)
 		words = "Failed to zero out new clusters: Operation not supported";
 	if (words)
-		io_reason(err, code, "%s", words);
+		names_reason(err, code, "%s", words);
 }
 
 static int run_truncate(struct io *io, const struct io_command *self, int nwords, char **words)

@@ -34,7 +34,7 @@ static int copy(struct io *io, const struct qcow2_extent *extent, struct qcow2_e
 		return qcow2_write_zeroes(io->image, extent->guest_off, extent->len_bytes, 0, err);
 	buf = malloc(PIECE);
 	if (!buf)
-		return io_reason(err, -ENOMEM, "out of memory");
+		return names_reason(err, -ENOMEM, "out of memory");
 	for (done = 0; rc == 0 && done < extent->len_bytes; done += n) {
 		n = extent->len_bytes - done < PIECE ? extent->len_bytes - done : PIECE;
 		rc = qcow2_pread(io->image, buf, (size_t)n, extent->guest_off + done, err);

@@ -83,10 +83,11 @@ int io_guard_write(struct io_request *request)
 	rc = compose(request, sector, &request->err);
 	format = rc == 0 ? io_guard_format(sector) : NULL;
 	if (format)
-		rc = io_reason(&request->err, -EPERM,
-			       "this would make the disk look like a %s image, and its format was "
-			       "only guessed to be raw (-f raw allows it)",
-			       format);
+		rc = names_reason(
+			&request->err, -EPERM,
+			"this would make the disk look like a %s image, and its format was "
+			"only guessed to be raw (-f raw allows it)",
+			format);
 	if (rc == 0 && request->zero)
 		rc = qcow2_write_zeroes(io->image, request->guest_off, request->len_bytes,
 					request->flags, &request->err);

@@ -13,7 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "io/setup.h"
+#include "names/setup.h"
 #include "qcow2.h"
 
 struct io_pool;
@@ -26,7 +26,8 @@ struct io {
 	bool failed; /* some command did: the exit code */
 	/* The open image, NULL if there is none; and how it was opened, for reopen. */
 	struct qcow2_image *image;
-	struct io_setup setup;
+	struct qcow2_debug *debug; /* of the blkdebug node below it, or NULL */
+	struct names_setup setup;
 	bool is_raw, guessed_raw, has_backing;
 	uint64_t cluster_size; /* at least 1 */
 	int overlay_fd;	       /* the nameless file of snapshot mode, -1: none */
@@ -57,6 +58,7 @@ extern const struct io_command io_rw_commands[];
 extern const struct io_command io_aio_commands[];
 extern const struct io_command io_map_commands[];
 extern const struct io_command io_state_commands[];
+extern const struct io_command io_break_commands[];
 extern const struct io_command io_misc_commands[];
 
 /* Carries out one line; notes in io->failed whether it failed. */

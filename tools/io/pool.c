@@ -222,6 +222,18 @@ void io_pool_sleep(struct io_pool *pool, uint64_t ns)
 	pthread_mutex_unlock(&pool->lock);
 }
 
+bool io_pool_is_busy(struct io_pool *pool)
+{
+	bool busy;
+
+	if (!pool)
+		return false;
+	pthread_mutex_lock(&pool->lock);
+	busy = pool->nopen > 0;
+	pthread_mutex_unlock(&pool->lock);
+	return busy;
+}
+
 int io_pool_fd(const struct io_pool *pool)
 {
 	return pool ? pool->fd : -1;

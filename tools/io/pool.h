@@ -26,6 +26,9 @@ void io_pool_drain(struct io_pool *pool);
 /* Waits so long, telling what gets done meanwhile. pool may be NULL. */
 void io_pool_sleep(struct io_pool *pool, uint64_t ns);
 
+/* Is a request under way, or waiting for a thread? pool may be NULL. */
+bool io_pool_is_busy(struct io_pool *pool);
+
 /* A file descriptor that can be read when there is something to deliver; -1: there is none. */
 int io_pool_fd(const struct io_pool *pool);
 

@@ -107,10 +107,10 @@ static int check_range(const struct io *io, uint64_t guest_off, uint64_t len_byt
 
 	if (guest_off <= size && len_bytes <= size - guest_off)
 		return 0;
-	return io_reason(err, -EIO,
-			 "%" PRIu64 " bytes at offset %" PRIu64
-			 " pass the end of the disk, which has %" PRIu64,
-			 len_bytes, guest_off, size);
+	return names_reason(err, -EIO,
+			    "%" PRIu64 " bytes at offset %" PRIu64
+			    " pass the end of the disk, which has %" PRIu64,
+			    len_bytes, guest_off, size);
 }
 
 uint64_t io_vm_state_offset(const struct qcow2_info *info)
@@ -132,10 +132,10 @@ static int perform_on_state(struct io_request *r)
 	if (!r->io->is_raw &&
 	    (begin > REACH_MAX || r->guest_off > REACH_MAX || r->len_bytes > REACH_MAX ||
 	     begin + r->guest_off > REACH_MAX - r->len_bytes))
-		return io_reason(&r->err, -EIO,
-				 "%" PRIu64 " bytes at position %" PRIu64
-				 " of the VM state are too far away",
-				 r->len_bytes, r->guest_off);
+		return names_reason(&r->err, -EIO,
+				    "%" PRIu64 " bytes at position %" PRIu64
+				    " of the VM state are too far away",
+				    r->len_bytes, r->guest_off);
 	if (r->write)
 		return qcow2_vmstate_write(r->io->image, r->buf, (size_t)r->len_bytes, r->guest_off,
 					   &r->err);

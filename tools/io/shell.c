@@ -13,7 +13,8 @@
 #include "io/pool.h"
 
 static const struct io_command *const groups[] = {
-	io_rw_commands, io_aio_commands, io_map_commands, io_state_commands, io_misc_commands,
+	io_rw_commands,	   io_aio_commands,   io_map_commands,
+	io_state_commands, io_break_commands, io_misc_commands,
 };
 #define NGROUPS (sizeof(groups) / sizeof(groups[0]))
 
@@ -119,7 +120,7 @@ static int run_words(struct io *io, int nwords, char **words)
 	}
 	if (count_is_wrong(c, words[0], nwords - 1))
 		return -EINVAL;
-	if (c->flags & IO_CHANGES && io->setup.access == IO_READ_ONLY) {
+	if (c->flags & IO_CHANGES && io->setup.access == NAMES_READ_ONLY) {
 		io_say("Block node is read-only");
 		return -EACCES;
 	}
