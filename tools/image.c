@@ -74,8 +74,6 @@ int tool_fill_setup(struct names_setup *setup, const char *name, const char *for
 	int rc;
 
 	setup->access = flags & QCOW2_OPEN_WRITE ? NAMES_READ_WRITE : NAMES_READ_ONLY;
-	if (format && image_opts)
-		return names_reason(err, -EINVAL, "--image-opts and -f are mutually exclusive");
 	rc = names_setup_name(setup, name, image_opts, err);
 	if (rc == 0 && format && setup->format && strcmp(format, setup->format) != 0)
 		return names_reason(err, -EINVAL, "Driver specified twice");
@@ -120,6 +118,11 @@ int tool_open(struct qcow2_image **image, const char *name, const char *format,
 	struct names_setup setup;
 	int rc;
 
+	*image = NULL;
+	if (format && flags & TOOL_OPEN_IMAGE_OPTS) {
+		cli_error("--image-opts and -f are mutually exclusive");
+		return -EINVAL;
+	}
 	names_setup_init(&setup);
 	rc = tool_fill_setup(&setup, name, format, flags, &err);
 	if (rc == 0) {
@@ -133,8 +136,8 @@ int tool_open(struct qcow2_image **image, const char *name, const char *format,
 	}
 	if (rc == 0 && !(flags & QCOW2_OPEN_INFO))
 		tell_damage(o.image);
-	/* what the library says names the file; what the names say doesn't */
-	if (rc < 0 && !names_plain_path(&setup) && cli_is_face())
+	/* what the library says names the file; what is said of names doesn't */
+	if (rc < 0 && names_said(&err) && cli_is_face())
 		cli_error("Could not open '%s': %s", name, err.message);
 	else if (rc == -EAGAIN && !(flags & QCOW2_OPEN_FORCE_SHARE))
 		tool_explain(&err, "-U reads it all the same");

@@ -16,7 +16,13 @@ int names_reason(struct qcow2_error *err, int code, const char *fmt, ...)
 	vsnprintf(err->message, sizeof(err->message), fmt, args);
 	va_end(args);
 	err->code = code;
+	err->guest_off = err->host_off = 0;
 	return code;
+}
+
+bool names_said(const struct qcow2_error *err)
+{
+	return err->guest_off == 0;
 }
 
 void names_options_release(struct names_options *o)

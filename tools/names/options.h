@@ -45,6 +45,10 @@ int names_json_each(const char *text,
 		    int (*take)(void *opaque, const char *name, const char *value), void *opaque,
 		    struct qcow2_error *err);
 
+/* Was the sentence filled in by names_reason, not by the library? That sets a place, or says none.
+ */
+bool names_said(const struct qcow2_error *err);
+
 /* Fills err and returns code. */
 int names_reason(struct qcow2_error *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

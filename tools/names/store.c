@@ -86,7 +86,8 @@ static int open_file(struct names_stores *s, const char *prefix, const char *dri
 	const char *locking = names_options_get(s->options, prefix, "locking");
 	int rc;
 
-	if (!filename || !*filename)
+	/* of an empty name the library has a sentence */
+	if (!filename)
 		return names_reason(err, -EINVAL, "The '%s' block driver requires a file name",
 				    driver);
 	if (locking && strcmp(locking, "off") == 0)
