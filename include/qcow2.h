@@ -653,6 +653,65 @@ int qcow2_vmstate_read(struct qcow2_image *image, void *buf, size_t len, uint64_
 int qcow2_vmstate_write(struct qcow2_image *image, const void *buf, size_t len, uint64_t pos,
 			struct qcow2_error *err);
 
+/* ---- dirty bitmaps ------------------------------------------------------------------------- */
+
+/*
+ * A bitmap of an image records which parts of its disk were written to, in pieces of a granularity,
+ * so that a backup knows what changed since the last one. An enabled one records every write, zero
+ * request and discard, and new space when the disk grows, whoever writes, as long as programs that
+ * write to the image know bitmaps; QEMU does. A disabled one stays as it is. qcow2_info lists them.
+ *
+ * Calls that change bitmaps need QCOW2_OPEN_WRITE; they wait for all other requests and hold up new
+ * ones, and count for what is written from then on. The file has all of it after qcow2_finish.
+ * While the disk is written to, it says of those that record that they are in use: after a crash
+ * they are inconsistent (QCOW2_BITMAP_IN_USE), which is for good; they can be removed, and no more.
+ * Calls for the bits of such a one fail with -ESTALE; of one that is of an unknown kind with
+ * -ENOTSUP; both are kept as they are. -ENOENT: there is none of that name.
+ *
+ * Raw images and version 2 of the format have no bitmaps. While an image has one its disk can't go
+ * back to a snapshot (-EBUSY), and can't change its size while one is inconsistent (-ESTALE) or
+ * unknown.
+ */
+
+#define QCOW2_BITMAP_IN_USE 1u /* not closed cleanly: its contents can't be trusted */
+#define QCOW2_BITMAP_AUTO 2u   /* enabled: records every write */
+
+/*
+ * Adds a bitmap in which nothing is set. name: 1 to 1023 bytes. granularity: a power of two, 512 to
+ * 2 GiB; 0: the cluster size, but at least 4 and at most 64 KiB. flags: QCOW2_BITMAP_AUTO or 0.
+ * -EEXIST: there is one of that name; -EFBIG: it would take more than 512 MiB, or there are 65535.
+ */
+int qcow2_bitmap_add(struct qcow2_image *image, const char *name, uint64_t granularity,
+		     unsigned flags, struct qcow2_error *err);
+/* Any, also one that is inconsistent or unknown. */
+int qcow2_bitmap_remove(struct qcow2_image *image, const char *name, struct qcow2_error *err);
+/* Nothing is set in it any more. */
+int qcow2_bitmap_clear(struct qcow2_image *image, const char *name, struct qcow2_error *err);
+int qcow2_bitmap_enable(struct qcow2_image *image, const char *name, struct qcow2_error *err);
+int qcow2_bitmap_disable(struct qcow2_image *image, const char *name, struct qcow2_error *err);
+/*
+ * Sets in one bitmap what is set in another, of the same image or of one with a disk of the same
+ * size (else -EINVAL), whatever their granularities: a larger one has at least what the smaller
+ * has.
+ */
+int qcow2_bitmap_merge(struct qcow2_image *image, const char *name, struct qcow2_image *source,
+		       const char *source_name, struct qcow2_error *err);
+
+struct qcow2_bitmap_extent {
+	uint64_t guest_off;
+	uint64_t len_bytes;
+	bool dirty;
+};
+
+/*
+ * What a bitmap says of the disk from guest_off on: the longest run that is all dirty or all clean,
+ * at most len_bytes (at least 1), no longer than the disk. Needs no more than an image that is open
+ * for reading; goes beside all other requests, and what is being written may be in it or not.
+ */
+int qcow2_bitmap_map(struct qcow2_image *image, const char *name, uint64_t guest_off,
+		     uint64_t len_bytes, struct qcow2_bitmap_extent *extent,
+		     struct qcow2_error *err);
+
 /* ---- done ---------------------------------------------------------------------------------- */
 
 /*
@@ -675,9 +734,6 @@ struct qcow2_snapshot_info {
 	uint64_t icount; /* all ones: not recorded */
 	bool has_icount;
 };
-
-#define QCOW2_BITMAP_IN_USE 1u /* not closed cleanly: its contents can't be trusted */
-#define QCOW2_BITMAP_AUTO 2u   /* records every write */
 
 struct qcow2_bitmap_info {
 	const char *name;
@@ -847,9 +903,9 @@ struct qcow2_progress {
 #define QCOW2_CONVERT_COMPRESS 1u /* compressed clusters (qcow2 targets) */
 /*
  * Write into an image that exists (qemu-img -n), whose disk is no smaller than the sources. What
- * they cover reads as they do afterwards; the rest of a larger disk, its backing file, options and
- * snapshots stay. Its bitmaps aren't kept up to date: they can't be used any more, and warn is
- * told. A qcow2 image's own references are followed by create->policy; NULL: any local file.
+ * they cover reads as they do afterwards; the rest of a larger disk, its backing file, options,
+ * snapshots and bitmaps stay. A qcow2 image's own references are followed by create->policy; NULL:
+ * any local file.
  */
 #define QCOW2_CONVERT_EXISTING 2u
 #define QCOW2_CONVERT_TARGET_IS_ZERO 4u /* with EXISTING: it reads as zeros already */

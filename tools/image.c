@@ -139,7 +139,7 @@ int tool_open(struct qcow2_image **image, const char *name, const char *format,
 	/* what the library says names the file; what is said of names doesn't */
 	if (rc < 0 && names_said(&err) && cli_is_face())
 		cli_error("Could not open '%s': %s", name, err.message);
-	else if (rc == -EAGAIN && !(flags & QCOW2_OPEN_FORCE_SHARE))
+	else if (rc == -EAGAIN && !(flags & (QCOW2_OPEN_FORCE_SHARE | QCOW2_OPEN_WRITE)))
 		tool_explain(&err, "-U reads it all the same");
 	else if (rc < 0)
 		tool_explain(&err, NULL);

@@ -29,6 +29,7 @@ static const struct verb verbs[] = {
 	{&dump_command, verb_dump},
 	{&io_command, verb_io},
 	{&snapshot_command, verb_snapshot},
+	{&bitmap_command, verb_bitmap},
 };
 #define NVERBS (sizeof(verbs) / sizeof(verbs[0]))
 

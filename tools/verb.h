@@ -15,6 +15,7 @@ const struct verb *verb_find(const char *name);
 
 /* argv[0] is the verb's name. Returns the exit code. */
 int verb_bench(int argc, char **argv);
+int verb_bitmap(int argc, char **argv);
 int verb_check(int argc, char **argv);
 int verb_commit(int argc, char **argv);
 int verb_compare(int argc, char **argv);
@@ -29,6 +30,7 @@ int verb_rebase(int argc, char **argv);
 int verb_snapshot(int argc, char **argv);
 
 extern const struct cli_command bench_command;
+extern const struct cli_command bitmap_command;
 extern const struct cli_command check_command;
 extern const struct cli_command commit_command;
 extern const struct cli_command compare_command;

@@ -63,6 +63,8 @@ struct image_tables {
 };
 
 void image_free_tables(struct image_tables *tables);
+/* What was told of them is kept for who still has it, and told anew to who asks again. */
+void image_forget_tables(struct qcow2_image *image);
 
 /* What the header said of the backing file before it was changed. */
 struct image_former {

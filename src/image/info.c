@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 #include "base/num.h"
 #include "image/image.h"
+#include "meta/bitmap.h"
 
 static int list_snapshots(const struct qcow2_image *image, struct image_tables *t,
 			  struct qcow2_error *err)
@@ -152,6 +153,12 @@ void image_free_tables(struct image_tables *t)
 	}
 }
 
+/* While the image is changed the file doesn't have all that is known of them. */
+static int load_bitmaps(const struct meta *m, struct meta_bitmaps *b, struct qcow2_error *err)
+{
+	return m->engine ? meta_bitmaps_tell(m, b, err) : meta_load_bitmaps(m, b, err);
+}
+
 static int load_tables(const struct qcow2_image *image, struct image_tables *t,
 		       struct qcow2_error *err)
 {
@@ -164,7 +171,7 @@ static int load_tables(const struct qcow2_image *image, struct image_tables *t,
 	if (ret < 0)
 		image_warn(image, "\"%s\": the snapshots can't be listed: %s", image->path,
 			   why.message);
-	ret = meta_load_bitmaps(&image->qcow2->meta, &t->bitmaps, &why);
+	ret = load_bitmaps(&image->qcow2->meta, &t->bitmaps, &why);
 	if (ret == -ENOMEM)
 		return error_set(err, ret, "%s", why.message);
 	if (ret < 0)

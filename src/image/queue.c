@@ -21,6 +21,7 @@
 #include "base/work.h"
 #include "image/image.h"
 #include "image/options.h"
+#include "meta/bitmap.h"
 #include "storage/ring.h"
 
 #define DEPTH_DEFAULT 128
@@ -211,6 +212,7 @@ static bool start_write(struct slot *s, uint64_t len)
 	if (!image->qcow2)
 		return put_in_ring(s, disk_raw_store(image->disk), host_off, len);
 	return data_find_in_place(image->qcow2->writer, r->guest_off, len, &host_off) == 0 &&
+	       meta_bitmaps_try_mark(&image->qcow2->meta, r->guest_off, len) &&
 	       put_in_ring(s, image->qcow2->meta.data, host_off, len);
 }
 

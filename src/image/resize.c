@@ -5,6 +5,7 @@
 
 #include "base/num.h"
 #include "image/image.h"
+#include "meta/bitmap.h"
 
 static int check_resize(const struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
 			unsigned flags, struct qcow2_error *err)
@@ -180,10 +181,11 @@ static int shrink(struct qcow2_image *image, uint64_t size_bytes, struct qcow2_e
 	uint64_t old = m->size_bytes;
 	uint64_t from = align_up(size_bytes, cs);
 	uint64_t hidden;
-	int ret = 0;
+	/* where it fails half way a part of the disk has changed */
+	int ret = meta_bitmaps_mark(m, size_bytes, old - size_bytes, err);
 
 	/* what is left of the last cluster behind the end isn't kept for another day */
-	if (size_bytes < min_u64(from, old))
+	if (ret == 0 && size_bytes < min_u64(from, old))
 		ret = data_zero(q->writer, size_bytes, min_u64(from, old) - size_bytes, 0, err);
 	/* until the size is durable what is below may not come to light */
 	hidden = m->header.version >= 3 ? min_u64(align_up(backing_end(image), cs), old) : 0;
@@ -236,11 +238,27 @@ static int resize_qcow2(struct qcow2_image *image, uint64_t size_bytes, unsigned
 		ret = image_check_size(image, size_bytes, err);
 	if (ret < 0 || size_bytes == m->size_bytes)
 		return ret;
-	ret = make_way(m, size_bytes, err);
+	ret = meta_bitmaps_prepare_resize(m, size_bytes, err);
+	if (ret == 0)
+		ret = make_way(m, size_bytes, err);
 	if (ret < 0)
 		return ret;
 	return size_bytes > m->size_bytes ? grow(image, size_bytes, prealloc, err)
 					  : shrink(image, size_bytes, err);
+}
+
+/* Bitmaps follow whatever size came of it. */
+static int resize_recorded(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
+			   struct qcow2_error *err)
+{
+	struct meta *m = &image->qcow2->meta;
+	uint64_t old = m->size_bytes;
+	int ret = resize_qcow2(image, size_bytes, prealloc, err);
+	int followed = 0;
+
+	if (m->size_bytes != old)
+		followed = meta_bitmaps_resized(m, old, ret < 0 ? NULL : err);
+	return ret < 0 ? ret : followed;
 }
 
 /* ---- ---- */
@@ -255,7 +273,7 @@ int qcow2_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned preall
 		meta_gate_close(gate);
 	ret = check_resize(image, size_bytes, prealloc, flags, err);
 	if (ret == 0 && image->qcow2)
-		ret = resize_qcow2(image, size_bytes, prealloc, err);
+		ret = resize_recorded(image, size_bytes, prealloc, err);
 	else if (ret == 0)
 		ret = raw_resize(image, size_bytes, prealloc, err);
 	if (gate)

@@ -11,6 +11,7 @@
 #include "base/num.h"
 #include "image/image.h"
 #include "image/options.h"
+#include "meta/bitmap.h"
 
 static int check_image(const struct qcow2_image *image, struct qcow2_error *err)
 {
@@ -22,8 +23,7 @@ static int check_image(const struct qcow2_image *image, struct qcow2_error *err)
 	return ret;
 }
 
-/* What was told of the snapshots is kept for who still has it, and told anew to who asks again. */
-static void forget_tables(struct qcow2_image *image)
+void image_forget_tables(struct qcow2_image *image)
 {
 	pthread_mutex_lock(&image->lock);
 	if (image->tables) {
@@ -46,7 +46,7 @@ static int end(struct qcow2_image *image, int ret, struct qcow2_error *err)
 {
 	if (ret == 0)
 		ret = storage_size(image->store, &image->qcow2->meta.file_size, err);
-	forget_tables(image); /* before somebody asks who was held up */
+	image_forget_tables(image); /* before somebody asks who was held up */
 	if (image->gate)
 		meta_gate_open(image->gate);
 	return ret;
@@ -194,6 +194,10 @@ static int apply(struct qcow2_image *image, const struct format_snapshot *f,
 	uint64_t size = f->has_disk_size ? align_down(f->disk_size, LAYOUT_SECTOR) : m->size_bytes;
 	int ret = 0;
 
+	if (m->bitmaps->count > 0)
+		return error_set(err, -EBUSY,
+				 "the image has dirty bitmaps, which don't know what differs "
+				 "between its disk and the snapshot");
 	if (size != m->size_bytes)
 		ret = image_check_size(image, size, err);
 	if (ret < 0)

@@ -6,6 +6,7 @@
 #include "base/alloc.h"
 #include "check/check.h"
 #include "image/image.h"
+#include "meta/bitmap.h"
 
 int image_prepare_writing(struct meta *m, const char *path, struct qcow2_error *err)
 {
@@ -44,6 +45,24 @@ static unsigned pass_bits(unsigned option)
 	}
 }
 
+/*
+ * Bitmaps are kept true by us if they can be read. What makes no sense is given up: the engine then
+ * clears the bit that makes it count.
+ */
+static int load_bitmaps(struct qcow2_image *image, struct qcow2_error *err)
+{
+	struct qcow2_error why = {0};
+	int ret = meta_bitmaps_open(&image->qcow2->meta, &why);
+
+	if (ret == -EINVAL) {
+		image_warn(image, "\"%s\": its bitmaps are lost: %s", image->path, why.message);
+		return 0;
+	}
+	if (ret < 0 && err)
+		*err = why;
+	return ret;
+}
+
 static int start_engine(struct qcow2_image *image, const struct qcow2_open_options *options,
 			struct qcow2_error *err)
 {
@@ -59,11 +78,15 @@ static int start_engine(struct qcow2_image *image, const struct qcow2_open_optio
 	int ret;
 
 	o.device = storage_file_stat(m->file, &st, NULL) == 0 && st.is_block_device;
-	ret = meta_load_snapshots(m, &snapshots, err);
+	ret = load_bitmaps(image, err);
+	if (ret == 0)
+		ret = meta_load_snapshots(m, &snapshots, err);
 	if (ret < 0)
 		return ret;
 	ret = meta_engine_new(m, &o, &snapshots, err);
 	meta_snapshots_release(&snapshots);
+	if (ret == 0) /* those that made no sense don't count any more: an empty list */
+		ret = meta_bitmaps_open(m, err);
 	return ret;
 }
 

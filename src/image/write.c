@@ -9,6 +9,7 @@
 #include "base/iov.h"
 #include "base/num.h"
 #include "image/image.h"
+#include "meta/bitmap.h"
 
 #define WRITE_FLAGS_KNOWN                                                                          \
 	(QCOW2_WRITE_FUA | QCOW2_WRITE_COMPRESSED | QCOW2_WRITE_MAY_UNMAP | QCOW2_WRITE_NO_FALLBACK)
@@ -38,6 +39,13 @@ static int check_request(const struct qcow2_image *image, uint64_t guest_off, ui
 		ret = error_set(err, -EINVAL, "unknown write flags 0x%x",
 				flags & ~WRITE_FLAGS_KNOWN);
 	return ret == 0 ? image_check_range(image, guest_off, len_bytes, err) : ret;
+}
+
+/* Before anything of a request may reach the disk. Nothing is recorded of a raw image. */
+static int record(struct qcow2_image *image, uint64_t guest_off, uint64_t len_bytes,
+		  struct qcow2_error *err)
+{
+	return image->qcow2 ? meta_bitmaps_mark(&image->qcow2->meta, guest_off, len_bytes, err) : 0;
 }
 
 /* ---- raw ---- */
@@ -143,6 +151,8 @@ int qcow2_pwritev(struct qcow2_image *image, const struct iovec *iov, int iovcnt
 		return error_set(err, -EINVAL, "malformed I/O vector");
 	ticket = image_enter(image);
 	ret = check_request(image, guest_off, len, flags, err);
+	if (ret == 0)
+		ret = record(image, guest_off, len, err);
 	if (ret == 0 && len > 0)
 		ret = write_disk(image, iov, iovcnt, guest_off, len, flags, err);
 	image_leave(image, ticket);
@@ -158,12 +168,21 @@ int qcow2_pwrite(struct qcow2_image *image, const void *buf, size_t len, uint64_
 	return qcow2_pwritev(image, &iov, 1, guest_off, flags, err);
 }
 
+/* What a cluster that is given whole covers of the disk. */
+static uint64_t packed_len(const struct qcow2_image *image, uint64_t guest_off)
+{
+	return min_u64(image->qcow2->meta.geometry.cluster_size,
+		       image->disk->size_bytes - guest_off);
+}
+
 int image_write_packed(struct qcow2_image *image, uint64_t guest_off, const uint8_t *bytes,
 		       size_t len, struct qcow2_error *err)
 {
 	unsigned ticket = image_enter(image);
 	int ret = check_request(image, guest_off, 1, 0, err);
 
+	if (ret == 0)
+		ret = record(image, guest_off, packed_len(image, guest_off), err);
 	if (ret == 0)
 		ret = data_write_packed(writer_of(image), guest_off, bytes, len, err);
 	image_leave(image, ticket);
@@ -176,6 +195,8 @@ int qcow2_write_zeroes(struct qcow2_image *image, uint64_t guest_off, uint64_t l
 	unsigned ticket = image_enter(image);
 	int ret = check_request(image, guest_off, len_bytes, flags, err);
 
+	if (ret == 0)
+		ret = record(image, guest_off, len_bytes, err);
 	if (ret == 0 && len_bytes > 0)
 		ret = zero_disk(image, guest_off, len_bytes, flags, err);
 	image_leave(image, ticket);
@@ -189,6 +210,8 @@ int qcow2_discard(struct qcow2_image *image, uint64_t guest_off, uint64_t len_by
 	unsigned ticket = image_enter(image);
 	int ret = check_request(image, guest_off, len_bytes, 0, err);
 
+	if (ret == 0 && !(w && w->discard == QCOW2_DISCARD_IGNORE))
+		ret = record(image, guest_off, len_bytes, err);
 	if (ret == 0 && len_bytes > 0)
 		ret = w ? data_discard(w, guest_off, len_bytes, err)
 			: raw_discard(image, guest_off, len_bytes, err);

@@ -106,7 +106,6 @@ int job_existing_open(struct job_existing *e, const char *path, uint64_t size_by
 	if (ret == 0)
 		ret = take_options(image, e, err);
 	e->is_empty = is_empty(&image->qcow2->meta) && !ends_inside(image, size_bytes);
-	e->has_bitmaps = image->qcow2->meta.header.ext.has_bitmaps;
 	qcow2_close(image);
 	if (ret < 0)
 		job_existing_release(e);

@@ -73,7 +73,6 @@ struct job_existing {
 	char *backing_file, *backing_format, *data_file;
 	/* it holds nothing, and so many bytes from its start on can be copied by making it anew */
 	bool is_empty;
-	bool has_bitmaps;
 };
 
 /*

@@ -189,9 +189,6 @@ int job_target_inplace(struct job_target **target, const char *path,
 		inplace_close(&t->target);
 		return ret;
 	}
-	if (existing->has_bitmaps && options->warn)
-		options->warn(options->opaque, "the target's bitmaps aren't kept up to date: they "
-					       "can't be used any more");
 	t->is_zero = options->flags & QCOW2_CONVERT_TARGET_IS_ZERO;
 	t->target.block_size = (size_t)t->image->qcow2->meta.geometry.cluster_size;
 	t->target.write_all = options->sparse_bytes == 0;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Making an open image changeable, and the end of that. */
+#include "meta/bitmap.h"
 #include "meta/engine.h"
 
 #include <errno.h>
@@ -112,6 +113,13 @@ static int guard_snapshots(struct meta *m, const struct meta_snapshots *s, struc
 	return ret;
 }
 
+/* Bitmaps that couldn't be read are given up, and with them their directory. */
+static bool has_directory(const struct meta *m)
+{
+	return m->bitmaps && m->header.ext.has_bitmaps &&
+	       (m->header.autoclear & LAYOUT_AUTOCLEAR_BITMAPS);
+}
+
 static int guard_ranges(struct meta *m, struct qcow2_error *err)
 {
 	const struct format_header *h = &m->header;
@@ -125,7 +133,7 @@ static int guard_ranges(struct meta *m, struct qcow2_error *err)
 	if (ret == 0)
 		ret = meta_guard_add(g, META_REGION_REFTABLE, h->reftable_off,
 				     h->reftable_clusters * cs, err);
-	if (ret == 0 && h->ext.has_bitmaps && (h->autoclear & LAYOUT_AUTOCLEAR_BITMAPS))
+	if (ret == 0 && has_directory(m))
 		ret = meta_guard_add(g, META_REGION_BITMAPS, h->ext.bitmaps.directory_off,
 				     h->ext.bitmaps.directory_size, err);
 	return ret;
@@ -152,6 +160,9 @@ static int set_guard(struct meta *m, const struct meta_snapshots *snapshots,
 	if (ret == 0)
 		ret = check_alone(m, META_REGION_REFTABLE, h->reftable_off,
 				  h->reftable_clusters * cs, err);
+	if (ret == 0 && has_directory(m))
+		ret = check_alone(m, META_REGION_BITMAPS, h->ext.bitmaps.directory_off,
+				  h->ext.bitmaps.directory_size, err);
 	return ret;
 }
 
@@ -217,11 +228,13 @@ static int new_caches(struct meta *m, uint64_t limit, struct qcow2_error *err)
 	return 0;
 }
 
-/* Rule 9. */
+/* Rule 9. Bitmaps that were read are kept true. */
 static int clear_autoclear(struct meta *m, struct qcow2_error *err)
 {
 	struct format_header *h = &m->header;
-	uint64_t keep = h->autoclear & LAYOUT_AUTOCLEAR_DATA_FILE_RAW;
+	uint64_t known = LAYOUT_AUTOCLEAR_DATA_FILE_RAW |
+			 (m->bitmaps && h->ext.has_bitmaps ? LAYOUT_AUTOCLEAR_BITMAPS : 0);
+	uint64_t keep = h->autoclear & known;
 	int ret;
 
 	if (h->version < 3 || h->autoclear == keep)
@@ -345,7 +358,8 @@ int meta_dirty_clear(struct meta *m, struct qcow2_error *err)
 	return ret;
 }
 
-int meta_engine_finish(struct meta *m, struct qcow2_error *err)
+/* What was written becomes durable, and the file as short as it can be. */
+static int finish(struct meta *m, struct qcow2_error *err)
 {
 	int ret = meta_commit_counts(m, err);
 
@@ -360,6 +374,15 @@ int meta_engine_finish(struct meta *m, struct qcow2_error *err)
 	(void)meta_engine_trim(m, NULL);
 	ret = meta_check_sound(m, err);
 	return ret == 0 ? meta_dirty_clear(m, err) : ret;
+}
+
+int meta_engine_finish(struct meta *m, struct qcow2_error *err)
+{
+	/* bitmaps that find no room are no reason to leave the rest undone */
+	int stored = meta_bitmaps_store(m, err);
+	int ret = finish(m, stored < 0 ? NULL : err);
+
+	return stored < 0 ? stored : ret;
 }
 
 static void free_reftables(struct meta_engine *e)

@@ -16,6 +16,7 @@
 #include "format/snapshot_rec.h"
 #include "meta/cache.h"
 
+struct meta_bitmap_set;
 struct meta_engine;
 
 struct meta {
@@ -36,6 +37,7 @@ struct meta {
 	uint64_t l2_limit;	    /* bytes that l2 may have */
 	uint32_t slice_entries;	    /* L2 entries in a slice */
 	struct meta_engine *engine; /* NULL: the image is only read */
+	struct meta_bitmap_set *bitmaps; /* see bitmap.h; NULL: nobody has asked for them */
 };
 
 #define META_SLICE_LEN_MAX 4096u

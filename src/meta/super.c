@@ -6,6 +6,7 @@
 #include "base/alloc.h"
 #include "base/bytes.h"
 #include "base/num.h"
+#include "meta/bitmap.h"
 #include "meta/meta.h"
 
 /* What is missing of a table reads as zeros, but a header of zeros would be a disk of size 0. */
@@ -63,6 +64,7 @@ int meta_open(struct meta *m, struct qcow2_storage file, unsigned allow, struct 
 
 void meta_release(struct meta *m)
 {
+	meta_bitmaps_close(m);
 	meta_cache_free(m->l2);
 	mem_free(m->l1);
 	format_header_release(&m->header);

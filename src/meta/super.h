@@ -7,8 +7,8 @@
  * mix in something else; m->header changes only after a write that succeeded, and then only in the
  * fields that were written. What a failed write left in the file isn't known.
  *
- * None but the last flushes: what a header may point to when is for the caller to order. One call
- * at a time, and nobody reads the fields of m->header that it changes meanwhile. They change
+ * None but the last two flushes: what a header may point to when is for the caller to order. One
+ * call at a time, and nobody reads the fields of m->header that it changes meanwhile. They change
  * nothing else of m: neither the geometry, nor size_bytes, nor the L1 table in memory.
  */
 #ifndef META_SUPER_H
@@ -52,11 +52,21 @@ int meta_super_write_autoclear(struct meta *m, uint64_t bits, struct qcow2_error
 int meta_super_rewrite(struct meta *m, uint64_t incompatible, uint64_t compatible,
 		       uint64_t autoclear, struct qcow2_error *err);
 
+/* ---- with barriers; the image is open for writing, the gate closed (super_switch.c) ---- */
+
 /*
- * Likewise, with another backing file (super_backing.c): *name, and *format as it is recorded with
- * it; both NULL: none. The image is open for writing, the gate closed. In two steps with barriers
- * in between, so that a crash leaves the one or the other. On success m owns the strings, and the
- * caller those that were there before.
+ * They put another first cluster in the place of the present one: a crash leaves the one or the
+ * other, as far as the format lets it. Where a failure leaves unknown which of both it is the image
+ * has failed.
+ */
+
+/* Another bitmap directory, or none (NULL), and its autoclear bit. */
+int meta_super_write_bitmaps(struct meta *m, const struct format_ext_bitmaps *bitmaps,
+			     struct qcow2_error *err);
+
+/*
+ * Another backing file: *name, and *format as it is recorded with it; both NULL: none. On success m
+ * owns the strings, and the caller those that were there before.
  */
 int meta_super_write_backing(struct meta *m, char **name, char **format, struct qcow2_error *err);
 

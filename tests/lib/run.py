@@ -19,6 +19,7 @@ REPO = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("QCOW2_BUILD", REPO / "build")).resolve()
 TOOL = BUILD / "tools/qcow2"
 PACKAGES = {"qemu-img": "qemu-utils", "qemu-io": "qemu-utils", "qemu-nbd": "qemu-utils",
+            "nbdinfo": "libnbd-bin",
             "7z": "p7zip-full", "mkfs.ext4": "e2fsprogs", "e2fsck": "e2fsprogs", "zstd": "zstd"}
 TIME_LIMIT = 60
 SANITIZER_EXIT = 99

@@ -34,6 +34,29 @@ static int list_add(struct cli_list *list, const char *item)
 	return 0;
 }
 
+void cli_steps_release(struct cli_steps *steps)
+{
+	free(steps->items);
+	steps->items = NULL;
+	steps->n = 0;
+}
+
+static int steps_add(struct cli_steps *steps, const char *name, const char *argument)
+{
+	struct cli_step *items = reallocarray(steps->items, steps->n + 1, sizeof(*items));
+
+	if (!items)
+		return -ENOMEM;
+	items[steps->n++] = (struct cli_step){name, argument};
+	steps->items = items;
+	return 0;
+}
+
+static bool takes_argument(const struct cli_option *o)
+{
+	return o->kind != CLI_FLAG && o->kind != CLI_PROGRESS && (o->kind != CLI_STEP || o->arg);
+}
+
 size_t cli_count_options(const struct cli_command *command)
 {
 	size_t n = 0;
@@ -134,7 +157,8 @@ static int take(const struct cli_command *command, const struct cli_option *o, c
 		*(const char **)at = text;
 		return 0;
 	case CLI_LIST:
-		if (list_add(at, text) == 0)
+	case CLI_STEP:
+		if ((o->kind == CLI_LIST ? list_add(at, text) : steps_add(at, o->name, text)) == 0)
 			return 0;
 		cli_error("out of memory");
 		return -ENOMEM;
@@ -159,7 +183,7 @@ static void make_tables(const struct cli_command *command, size_t n, char *lette
 	*letters++ = ':';
 	for (i = 0; i < n; i++) {
 		const struct cli_option *o = &command->options[i];
-		bool has_arg = o->kind != CLI_FLAG && o->kind != CLI_PROGRESS;
+		bool has_arg = takes_argument(o);
 
 		if (o->letter) {
 			*letters++ = o->letter;

@@ -18,6 +18,7 @@ enum cli_kind {
 	CLI_NUMBER,   /* struct cli_size: 1 to 1024, no unit */
 	CLI_CHOICE,   /* int: the index in choices */
 	CLI_PROGRESS, /* bool; its long form may be given json or json:FD, see progress.h */
+	CLI_STEP,     /* struct cli_steps, which several share: in the order given */
 };
 
 struct cli_list {
@@ -25,6 +26,17 @@ struct cli_list {
 	const char **items; /* the strings are argv's */
 };
 void cli_list_release(struct cli_list *list);
+
+struct cli_step {
+	const char *name;     /* of the option */
+	const char *argument; /* argv's; NULL for one that takes none */
+};
+
+struct cli_steps {
+	size_t n;
+	struct cli_step *items;
+};
+void cli_steps_release(struct cli_steps *steps);
 
 struct cli_size {
 	bool given;
@@ -35,8 +47,8 @@ struct cli_option {
 	char letter;	  /* 0: none */
 	const char *name; /* the long form without dashes, or NULL */
 	enum cli_kind kind;
-	size_t at;		    /* offsetof the member of the verb's struct */
-	const char *arg;	    /* what --help calls its argument; NULL for flags */
+	size_t at;	 /* offsetof the member of the verb's struct */
+	const char *arg; /* what --help calls its argument; NULL for flags, and steps without one */
 	const char *help;	    /* NULL: shares line and argument of the option before it */
 	const char *const *choices; /* of CLI_CHOICE, NULL-terminated */
 };
