@@ -205,6 +205,55 @@ static void see_snapshots(struct looked *l)
 		refer(l, start, off - start, true, "snapshot table", 0);
 }
 
+/* ---- bitmaps ---- */
+
+/* Where the data of the bitmaps extension are; 0: there is none. */
+static uint64_t find_bitmaps(const struct looked *l)
+{
+	uint64_t at = be(l, 100, 4);
+
+	while (at + 8 <= l->cs && be(l, at, 4) != 0) {
+		if (be(l, at, 4) == 0x23852875)
+			return at + 8;
+		at += 8 + ((be(l, at + 4, 4) + 7) & ~7ull);
+	}
+	return 0;
+}
+
+static void see_bitmap(struct looked *l, uint64_t off, uint64_t idx)
+{
+	uint64_t table = be(l, off, 8), n = be(l, off + 8, 4);
+
+	refer(l, table, n * 8, true, "bitmap", idx);
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t entry = be(l, table + i * 8, 8);
+
+		if (entry > 1 && (entry & ~OFFSET_MASK || entry % l->cs != 0))
+			corrupt(l, "entry %" PRIu64 " of bitmap %" PRIu64 " is 0x%016" PRIx64, i,
+				idx, entry);
+		else if (entry > 1)
+			refer(l, entry, l->cs, true, "bitmap table entry", i);
+	}
+}
+
+static void see_bitmaps(struct looked *l)
+{
+	uint64_t at = l->autoclear & 1 ? find_bitmaps(l) : 0, off, end;
+
+	if (at == 0)
+		return;
+	off = be(l, at + 16, 8);
+	end = off + be(l, at + 8, 8);
+	refer(l, off, end - off, true, "bitmap directory", 0);
+	for (uint64_t i = 0; i < be(l, at, 4) && off < end; i++) {
+		see_bitmap(l, off, i);
+		off += (24 + be(l, off + 18, 2) + be(l, off + 20, 4) + 7) & ~7ull;
+	}
+	if (off != end)
+		corrupt(l, "the bitmap directory ends at 0x%" PRIx64 ", not at 0x%" PRIx64, off,
+			end);
+}
+
 /* ---- refcounts ---- */
 
 static void see_refcounts(struct looked *l)
@@ -304,6 +353,7 @@ void audit_image(const uint8_t *bytes, uint64_t len, struct audit *a)
 		corrupt(&l, "the L1 table is too short for the disk");
 	see_l1(&l, be(&l, 40, 8), be(&l, 36, 4), true);
 	see_snapshots(&l);
+	see_bitmaps(&l);
 	if (!a->dirty)
 		compare_counts(&l);
 	free(l.refs);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What an image is held against: see world.h. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,6 +74,44 @@ int world_compare(struct world *w, struct qcow2_image *image, const char *when)
 	return compare(image, w->bytes, w->size, when);
 }
 
+static int check_granule(const struct world *w, uint64_t size, const uint8_t *disk, uint64_t idx,
+			 bool dirty, bool exact, const char *when)
+{
+	uint64_t off = idx << w->c.bitmap_bits;
+	uint64_t len = min_u64(1ull << w->c.bitmap_bits, size - off);
+
+	if (dirty && !w->touched[idx])
+		return complain("%s: the bitmap has 0x%" PRIx64 ", which nobody touched", when,
+				off);
+	if (!dirty && exact && w->touched[idx])
+		return complain("%s: the bitmap hasn't 0x%" PRIx64 ", which was written", when,
+				off);
+	if (!dirty && memcmp(disk + off, w->recorded_from + off, len) != 0)
+		return complain("%s: the bitmap hasn't 0x%" PRIx64 ", which has changed", when,
+				off);
+	return 0;
+}
+
+int world_check_bitmap(struct world *w, struct qcow2_image *image, const uint8_t *disk, bool exact,
+		       const char *when)
+{
+	uint64_t size = qcow2_size(image), g = 1ull << w->c.bitmap_bits;
+	struct qcow2_bitmap_extent e = {0};
+	struct qcow2_error err = {0};
+	int ret = 0;
+
+	for (uint64_t off = 0; w->touched && ret == 0 && off < size; off += e.len_bytes) {
+		ret = qcow2_bitmap_map(image, WORLD_BITMAP, off, size - off, &e, &err);
+		if (ret == -ESTALE && !exact)
+			return 0;
+		if (ret < 0)
+			return complain("%s: the bitmap: %s", when, err.message);
+		for (uint64_t at = off; ret == 0 && at < off + e.len_bytes; at += g)
+			ret = check_granule(w, size, disk, at / g, e.dirty, exact, when);
+	}
+	return ret;
+}
+
 int world_save(struct world *w)
 {
 	if (flat_save(&w->file, w->image_path) != 0 ||
@@ -90,6 +129,8 @@ static int reopen_and_compare(struct world *w, const char *when)
 	if (world_open(w, &image, NULL, NULL, &err) < 0)
 		return complain("%s: doesn't open again: %s", when, err.message);
 	ret = world_compare(w, image, when);
+	if (ret == 0)
+		ret = world_check_bitmap(w, image, w->bytes, true, when);
 	qcow2_close(image);
 	return ret;
 }

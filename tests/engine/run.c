@@ -165,6 +165,7 @@ int run_write(struct run *r, uint64_t off, uint64_t len, enum fill how, unsigned
 	fill_bytes(buf, off, len, ++r->tag, how);
 	e = part_begin(r, EVENT_CHANGE, off, len);
 	part_keep_bytes(e, buf);
+	world_touch(r->w, off, len);
 	ret = qcow2_pwrite(r->image, buf, len, off, flags, &r->err);
 	part_end(r, e, ret);
 	if (flags & QCOW2_WRITE_FUA)
@@ -202,6 +203,7 @@ int run_zero(struct run *r, uint64_t off, uint64_t len, unsigned flags)
 	e = part_begin(r, EVENT_CHANGE, off, len);
 	snprintf(r->last, sizeof(r->last), "zero 0x%" PRIx64 " at 0x%" PRIx64 ", flags %u", len,
 		 off, flags);
+	world_touch(r->w, off, len);
 	ret = qcow2_write_zeroes(r->image, off, len, flags, &r->err);
 	part_end(r, e, ret);
 	if (ret == -ENOTSUP && flags & QCOW2_WRITE_NO_FALLBACK) {
@@ -239,6 +241,8 @@ int run_discard(struct run *r, uint64_t off, uint64_t len)
 	snprintf(r->last, sizeof(r->last), "discard 0x%" PRIx64 " at 0x%" PRIx64, len, off);
 	run_discard_range(r, &at, &n);
 	e = part_begin(r, EVENT_CHANGE, at, n);
+	if (r->how.discard != QCOW2_DISCARD_IGNORE)
+		world_touch(r->w, off, len);
 	ret = qcow2_discard(r->image, off, len, &r->err);
 	part_end(r, e, ret);
 	if (n > 0)
@@ -303,6 +307,7 @@ int run_resize(struct run *r, uint64_t size)
 		 size);
 	if (e)
 		e->size = size;
+	world_touch(w, min_u64(size, w->size), max_u64(size, w->size) - min_u64(size, w->size));
 	ret = qcow2_resize(r->image, size, QCOW2_PREALLOC_OFF, QCOW2_RESIZE_SHRINK, &r->err);
 	part_end(r, e, ret);
 	if (ret == -ENOTSUP && part_may_refuse_resize(w, size)) {

@@ -91,7 +91,8 @@ int run_go_back(struct run *r, size_t idx)
 	struct shot *s;
 	int ret;
 
-	if (!is_shot(h, idx) || part_skip(r))
+	/* beside bitmaps it is refused */
+	if (!is_shot(h, idx) || r->w->touched || part_skip(r))
 		return 0;
 	s = &h->shots[idx];
 	if (run_flush(r) < 0) /* so that only one of two disks may be found */

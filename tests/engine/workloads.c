@@ -281,6 +281,53 @@ static int resize_over_states(struct run *r)
 	return ret == 0 ? run_go_back(r, 0) : ret;
 }
 
+/* What isn't a bitmap's business is left out: nothing is asked of its success. */
+static void change_bitmaps(struct run *r, unsigned i)
+{
+	static const char *const names[] = {"one", "two"};
+	const char *name = names[i % 2];
+
+	if (!r->image)
+		return;
+	switch (i % 5) {
+	case 0:
+		(void)qcow2_bitmap_add(r->image, name, 512, QCOW2_BITMAP_AUTO, NULL);
+		break;
+	case 1:
+		(void)qcow2_bitmap_merge(r->image, name, r->image, WORLD_BITMAP, NULL);
+		break;
+	case 2:
+		(void)qcow2_bitmap_disable(r->image, name, NULL);
+		break;
+	case 3:
+		(void)qcow2_bitmap_clear(r->image, "one", NULL);
+		break;
+	default:
+		(void)qcow2_bitmap_remove(r->image, name, NULL);
+	}
+}
+
+/* Stored again and again, while others come and go. */
+static int keep_bitmaps(struct run *r)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < 4; i++) {
+		ret = scatter(r, 2, 3000, 9);
+		change_bitmaps(r, i);
+		if (ret == 0)
+			ret = run_discard(r, world_cluster(r->w) * i, world_cluster(r->w) * 2);
+		change_bitmaps(r, i + 1);
+		if (ret == 0 && i % 2)
+			ret = run_resize(r, align_down(r->w->size / 10 * (i == 1 ? 7 : 12), 512));
+		if (ret == 0)
+			ret = run_close(r);
+		if (ret == 0)
+			ret = run_open(r);
+	}
+	return ret;
+}
+
 static int anything(struct run *r)
 {
 	int ret = 0;
@@ -510,6 +557,17 @@ const struct workload workloads[] = {
 	 .samples = 1},
 	{IMAGE("state-resize", 3, 9, 16, 60 * K, .filled = true), .run = resize_over_states,
 	 .samples = 1},
+	{IMAGE("bitmaps-512", 3, 9, 16, 60 * K, .filled = true, .bitmap_bits = 9),
+	 .run = keep_bitmaps, .samples = 1},
+	{IMAGE("bitmaps-lazy", 3, 12, 16, 100 * K, .lazy = true, .bitmap_bits = 10, OVER_RAW),
+	 .run = keep_bitmaps, .samples = 1},
+	{IMAGE("bitmaps-data-file", 3, 12, 16, 100 * K, .data = DATA_FILE, .bitmap_bits = 12),
+	 .run = keep_bitmaps, .samples = 1},
+	{IMAGE("bitmaps-come", 3, 12, 16, 60 * K, OVER_QCOW2), .run = keep_bitmaps, .samples = 2},
+	{IMAGE("bitmaps-write", 3, 12, 16, 100 * K, .bitmap_bits = 12, SNAPSHOT),
+	 .run = write_zeros, .samples = 1},
+	{IMAGE("bitmaps-resize", 3, 9, 16, 100 * K, .bitmap_bits = 9), .run = resize_and_write,
+	 .samples = 1},
 	{IMAGE("any-512", 3, 9, 16, 60 * K, .raw = false), .run = anything},
 	{IMAGE("any-4k-snapshot", 3, 12, 16, 200 * K, SNAPSHOT), .run = anything},
 	{IMAGE("any-subclusters", 3, 14, 16, 300 * K, .extended = true, OVER_RAW), .run = anything},
@@ -523,6 +581,8 @@ const struct workload workloads[] = {
 	 .run = work_together, .samples = 2},
 	{IMAGE("threads-tiny", 3, 9, 16, 200 * K, OVER_RAW), .threads = true, .run = work_together,
 	 .samples = 2, TINY_CACHES},
+	{IMAGE("threads-bitmaps", 3, 12, 16, 200 * K, .bitmap_bits = 9), .threads = true,
+	 .run = work_together, .samples = 1},
 	{IMAGE("threads-lazy", 3, 12, 16, 200 * K, .lazy = true), .threads = true,
 	 .run = work_together, .samples = 2},
 	{IMAGE("any-lazy", 3, 10, 4, 100 * K, .lazy = true), .run = anything},

@@ -231,6 +231,38 @@ static int take_snapshot(struct world *w)
 	return 0;
 }
 
+/* Two bitmaps: one that records, and one that doesn't. */
+static int add_bitmaps(struct world *w)
+{
+	struct world_how how = {0};
+	struct qcow2_image *image;
+	struct qcow2_error err = {0};
+	int ret = world_open(w, &image, &how, NULL, &err);
+
+	if (ret == 0)
+		ret = qcow2_bitmap_add(image, WORLD_BITMAP, 1ull << w->c.bitmap_bits,
+				       QCOW2_BITMAP_AUTO, &err);
+	if (ret == 0)
+		ret = qcow2_bitmap_add(image, "still", 0, 0, &err);
+	if (ret == 0)
+		ret = qcow2_finish(image, &err);
+	if (image)
+		qcow2_close(image);
+	w->recorded_from = malloc(w->max_size + 1);
+	w->touched = calloc(1, (w->max_size >> w->c.bitmap_bits) + 2);
+	if (ret < 0 || !w->recorded_from || !w->touched)
+		return complain("can't add bitmaps: %s", err.message);
+	memcpy(w->recorded_from, w->bytes, w->max_size);
+	return 0;
+}
+
+void world_touch(struct world *w, uint64_t off, uint64_t len)
+{
+	for (uint64_t i = off >> w->c.bitmap_bits;
+	     w->touched && len > 0 && i <= (off + len - 1) >> w->c.bitmap_bits; i++)
+		__atomic_store_n(&w->touched[i], 1, __ATOMIC_RELAXED);
+}
+
 int world_make(struct world *w, const struct world_config *c, uint64_t seed)
 {
 	const char *tmp = getenv("TMPDIR");
@@ -259,6 +291,8 @@ int world_make(struct world *w, const struct world_config *c, uint64_t seed)
 		ret = fill_disk(w, seed);
 	if (ret == 0 && c->snapshots)
 		ret = take_snapshot(w);
+	if (ret == 0 && c->bitmap_bits)
+		ret = add_bitmaps(w);
 	return ret;
 }
 
@@ -282,6 +316,8 @@ void world_release(struct world *w)
 	flat_release(&w->base);
 	free(w->bytes);
 	free(w->snapshot_bytes);
+	free(w->recorded_from);
+	free(w->touched);
 }
 
 uint64_t world_cluster(const struct world *w)

@@ -26,10 +26,11 @@ struct world_config {
 	enum world_backing backing;
 	uint64_t backing_size;
 	uint64_t size;
-	unsigned prealloc; /* QCOW2_PREALLOC_* */
-	bool filled;	   /* something was written before, and finished */
-	bool snapshots;	   /* and a snapshot of that was taken */
-	uint64_t max_size; /* that the disk may grow to; 0: 2 * size */
+	unsigned prealloc;    /* QCOW2_PREALLOC_* */
+	bool filled;	      /* something was written before, and finished */
+	bool snapshots;	      /* and a snapshot of that was taken */
+	uint64_t max_size;    /* that the disk may grow to; 0: 2 * size */
+	unsigned bitmap_bits; /* a dirty bitmap of that granularity records; 0: there is none */
 };
 
 /* How it is opened for writing. */
@@ -50,6 +51,11 @@ struct world {
 	uint64_t size, max_size, state_size, total;
 	uint8_t *snapshot_bytes; /* what the snapshot reads as; NULL: there is none */
 	uint64_t snapshot_size;
+	/*
+	 * Of the bitmap: the disk when it was added, and what a request may have recorded since
+	 * (a byte a granule, of max_size). NULL: there is none.
+	 */
+	uint8_t *recorded_from, *touched;
 	bool base_changes; /* a commit writes to it; it is judged like the image */
 	/*
 	 * A snapshot operation may have been cut off in version 2, where no dirty bit excuses the
@@ -95,7 +101,19 @@ int world_state_read(const struct world *w, struct qcow2_image *image, uint8_t *
 int world_state_write(const struct world *w, struct qcow2_image *image, const uint8_t *buf,
 		      uint64_t off, uint64_t len, struct qcow2_error *err);
 
+#define WORLD_BITMAP "changes"
+
+/* A request may record this range in the bitmap. Any thread. */
+void world_touch(struct world *w, uint64_t off, uint64_t len);
+
 /* ---- judges ---- */
+
+/*
+ * The bitmap, unless it is marked as in use, has all that differs between the disk and that when it
+ * was added, and nothing that no request touched; exact: all that one touched.
+ */
+int world_check_bitmap(struct world *w, struct qcow2_image *image, const uint8_t *disk, bool exact,
+		       const char *when);
 
 /* Do disk and VM state of the open image read as the reference? In pieces of odd sizes. */
 int world_compare(struct world *w, struct qcow2_image *image, const char *when);

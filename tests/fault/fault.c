@@ -222,6 +222,8 @@ static int check_content(struct trial *t, struct qcow2_image *image)
 	ret = expected_read(t->w, image, disk);
 	if (ret == 0)
 		ret = expected_check(&x, disk, size, "the file afterwards");
+	if (ret == 0)
+		ret = world_check_bitmap(t->w, image, disk, false, "the file afterwards");
 	if (ret == 0 && !t->r.unfinished)
 		ret = compare_finished(t, disk, 0, t->w->size);
 	if (ret == 0 && !t->r.unfinished)

@@ -49,6 +49,8 @@ const struct model_case model_cases[] = {
 	CASE("c4k-data-file", 3, 12, 16, 300 * K, 6000, .data = DATA_FILE, .filled = true),
 	CASE("c4k-data-file-raw", 3, 12, 16, 300 * K, 6000, .data = DATA_FILE_RAW),
 	CASE("c4k-data-file-backing", 3, 12, 16, 300 * K, 5000, .data = DATA_FILE, SHORT_BACKING),
+	CASE("c512-bitmap", 3, 9, 16, 100 * K, 5000, .bitmap_bits = 9, SHORT_BACKING),
+	CASE("c4k-bitmap", 3, 12, 16, 300 * K + 512, 5000, .bitmap_bits = 13, SNAPSHOTS),
 	CASE("c16k-extended", 3, 14, 16, 500 * K, 8000, .extended = true),
 	CASE("c16k-extended-backing", 3, 14, 16, 500 * K + 512, 8000, .extended = true,
 	     SHORT_BACKING),
