@@ -913,6 +913,14 @@ struct qcow2_progress {
 #define QCOW2_CONVERT_DISORDERED 16u	/* the order of writes is free (the result never is) */
 #define QCOW2_CONVERT_ON_TOP                                                                       \
 	32u /* the target has the source's backing file: copy the top layer only */
+/*
+ * The source's dirty bitmaps are added to the target when all else is done, with their names,
+ * granularities, and whether they record. One source, and a target of version 3. Inconsistent ones
+ * (and unknown ones) are a reason to refuse: -ESTALE (-ENOTSUP); or with SKIP_BROKEN they are left
+ * out, and warn is told. What fails after that leaves the disk copied, without bitmaps.
+ */
+#define QCOW2_CONVERT_BITMAPS 64u
+#define QCOW2_CONVERT_SKIP_BROKEN_BITMAPS 128u
 
 struct qcow2_convert_options {
 	size_t struct_size;

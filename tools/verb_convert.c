@@ -22,6 +22,7 @@ struct convert_args {
 	struct cli_size sparse, threads, rate;
 	int source_cache, target_cache;
 	bool compress, no_create, target_is_zero, disordered, offload, force_share, salvage, force;
+	bool bitmaps, skip_broken;
 	bool progress, quiet;
 };
 
@@ -57,6 +58,9 @@ static const struct cli_option convert_options[] = {
 	{'T', NULL, CLI_CHOICE, AT(source_cache), "CACHE", NULL, tool_cache_modes},
 	{'U', "force-share", CLI_FLAG, AT(force_share), NULL, "read even while others write", NULL},
 	{0, "salvage", CLI_FLAG, AT(salvage), NULL, "what can't be read becomes zeros", NULL},
+	{0, "bitmaps", CLI_FLAG, AT(bitmaps), NULL, "copy the dirty bitmaps, too (qcow2)", NULL},
+	{0, "skip-broken-bitmaps", CLI_FLAG, AT(skip_broken), NULL,
+	 "with --bitmaps: leave out inconsistent ones", NULL},
 	{0, "force", CLI_FLAG, AT(force), NULL, "replace a target that isn't empty", NULL},
 	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "show nothing but errors", NULL},
@@ -114,6 +118,10 @@ static int check(const struct convert_args *args, const struct tool_create *crea
 	if (nsources > 1 && create->lib.backing_file)
 		return cli_usage("convert", "a backing file of the target makes no sense with "
 					    "several sources");
+	if (args->skip_broken && !args->bitmaps)
+		return cli_error("Use of --skip-broken-bitmaps requires --bitmaps");
+	if (nsources > 1 && args->bitmaps)
+		return cli_error("Copying bitmaps only possible with single source");
 	if (nsources > 1 && args->snapshot)
 		return cli_usage("convert", "-l takes one source only");
 	if (args->sparse.given && (sparse % 512 || sparse > SPARSE_MAX))
@@ -223,6 +231,8 @@ static unsigned convert_flags(const struct convert_args *args, const struct tool
 	       (args->target_is_zero ? QCOW2_CONVERT_TARGET_IS_ZERO : 0) |
 	       (args->salvage ? QCOW2_CONVERT_SALVAGE : 0) |
 	       (args->disordered ? QCOW2_CONVERT_DISORDERED : 0) |
+	       (args->bitmaps ? QCOW2_CONVERT_BITMAPS : 0) |
+	       (args->skip_broken ? QCOW2_CONVERT_SKIP_BROKEN_BITMAPS : 0) |
 	       (create->lib.backing_file ? QCOW2_CONVERT_ON_TOP : 0);
 }
 
@@ -261,7 +271,9 @@ static int convert(const struct sources *sources, const char *target,
 	cli_progress_end(&progress, rc == 0);
 	if (rc == -ECANCELED)
 		cli_interrupt_die();
-	if (rc < 0)
+	if (rc == -ESTALE && args->bitmaps)
+		tool_explain(&err, "--skip-broken-bitmaps leaves it out");
+	else if (rc < 0)
 		tool_explain(&err, rc == -EEXIST ? "--force replaces it" : NULL);
 	return rc < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

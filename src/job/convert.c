@@ -9,7 +9,8 @@
 
 #define FLAGS_KNOWN                                                                                \
 	(QCOW2_CONVERT_COMPRESS | QCOW2_CONVERT_EXISTING | QCOW2_CONVERT_TARGET_IS_ZERO |          \
-	 QCOW2_CONVERT_SALVAGE | QCOW2_CONVERT_DISORDERED | QCOW2_CONVERT_ON_TOP)
+	 QCOW2_CONVERT_SALVAGE | QCOW2_CONVERT_DISORDERED | QCOW2_CONVERT_ON_TOP |                 \
+	 QCOW2_CONVERT_BITMAPS | QCOW2_CONVERT_SKIP_BROKEN_BITMAPS)
 #define TARGET_FLAGS_KNOWN (QCOW2_OPEN_DIRECT | QCOW2_OPEN_NO_FLUSH | QCOW2_OPEN_WRITETHROUGH)
 
 /* The disk's size comes from the sources; the rest of the options is the caller's. */
@@ -142,6 +143,8 @@ int qcow2_convert(struct qcow2_image *const *sources, size_t nsources, const cha
 	ret = OPTIONS_TAKE(&o, options, "convert options", err);
 	if (ret == 0)
 		ret = check_flags(&o, err);
+	if (ret == 0 && o.flags & QCOW2_CONVERT_BITMAPS)
+		ret = job_bitmaps_check(sources, nsources, path, &o, err);
 	if (ret < 0)
 		return ret;
 	if (o.sparse_bytes == QCOW2_SPARSE_DEFAULT)
@@ -159,5 +162,7 @@ int qcow2_convert(struct qcow2_image *const *sources, size_t nsources, const cha
 	if (target)
 		target->ops->close(target);
 	job_source_release(&source);
+	if (ret == 0 && o.flags & QCOW2_CONVERT_BITMAPS)
+		ret = job_bitmaps_copy(sources[0], path, &o, err);
 	return ret;
 }

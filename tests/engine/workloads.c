@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* long: each workload is short, and all of them stand in one list */
 /*
  * What is going on when the power or a disk fails. Each workload is short: what counts is that
  * every operation in it is a place to crash or fail at. They are named after what they put to the
