@@ -215,7 +215,7 @@ const char *check_finding_text(const struct check_report *r, char *buf, size_t b
 		append(&t, ", %" PRIu64 " clusters", r->nclusters);
 	if (is_refcount(r->finding))
 		append(&t, ": refcount %" PRIu64 ", expected %" PRIu64, r->stored, r->computed);
-	else if (is_shared(r->finding))
+	else if (is_shared(r->finding) && !r->repaired)
 		append(&t, ": %" PRIu64 " references, expected %" PRIu64, r->computed, r->stored);
 	else if (r->entry_off != QCOW2_NO_OFFSET)
 		append(&t, ": 0x%" PRIx64 " in the entry at 0x%" PRIx64, r->stored, r->entry_off);

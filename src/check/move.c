@@ -63,6 +63,12 @@ static uint64_t key_of(uint64_t first, uint64_t n)
 	return first * (UNIT_MAX + 1) + n;
 }
 
+/* An L2 table moves for others than the data that may be there too. */
+static uint64_t key_of_l2(uint64_t host_off, uint32_t cluster_bits)
+{
+	return key_of(host_off >> cluster_bits, 0);
+}
+
 static int copy_clusters(struct check_run *run, uint64_t first, uint64_t n, uint64_t to,
 			 struct qcow2_error *err)
 {
@@ -80,16 +86,16 @@ static int copy_clusters(struct check_run *run, uint64_t first, uint64_t n, uint
 }
 
 /* Makes a copy, if there is none yet, that has refs references more. */
-static int copy_unit(struct check_run *run, struct move *m, uint64_t first, uint64_t n,
-		     uint64_t refs, uint64_t *to, struct qcow2_error *err)
+static int copy_unit(struct check_run *run, struct move *m, uint64_t key, uint64_t first,
+		     uint64_t n, uint64_t refs, uint64_t *to, struct qcow2_error *err)
 {
-	uint64_t place = longs_get(&m->to, key_of(first, n));
+	uint64_t place = longs_get(&m->to, key);
 	int ret = 0;
 
 	if (place == 0) {
 		place = counts_find_free(&run->counts, m->from, n);
 		ret = copy_clusters(run, first, n, place, err);
-		if (ret == 0 && longs_set(&m->to, key_of(first, n), place) < 0)
+		if (ret == 0 && longs_set(&m->to, key, place) < 0)
 			ret = check_no_memory(err);
 		m->any = true;
 	}
@@ -107,6 +113,137 @@ static int settle_copies(struct check_run *run, struct qcow2_error *err)
 	int ret = storage_flush(run->file, err);
 
 	return ret == 0 ? check_repair_refcounts(run, err) : ret;
+}
+
+/* ---- data ---------------------------------------------------------------------------------- */
+
+static int move_entry(struct check_run *run, void *opaque, const struct run_l2 *l2,
+		      const struct run_place *at, uint64_t *raw, uint64_t *bitmap,
+		      struct qcow2_error *err)
+{
+	struct move *m = opaque;
+	struct format_l2_entry e = format_l2_decode(&run->g, *raw, *bitmap);
+	bool compressed = e.kind == FORMAT_CLUSTER_COMPRESSED, taken = false;
+	uint32_t bits = run->g.cluster_bits;
+	uint64_t len = compressed ? e.compressed_len : run->g.cluster_size;
+	uint64_t first = e.host_off >> bits, n, to, old = *raw;
+	int ret = 0;
+
+	if (!e.has_host_off || (e.faults & FORMAT_FAULT_FATAL & ~FORMAT_FAULT_SUBCLUSTERS) ||
+	    check_past_end(run, e.host_off, len))
+		return 0;
+	n = ((e.host_off + len - 1) >> bits) - first + 1;
+	for (uint64_t i = 0; i < n; i++)
+		taken |= is_table(run, first + i);
+	if (!taken)
+		return 0;
+	if (!m->switching)
+		return copy_unit(run, m, key_of(first, n), first, n, l2->refs, &to, err);
+	to = longs_get(&m->to, key_of(first, n));
+	if (to == 0) /* the table itself is new */
+		return 0;
+	*raw += (to - first) << bits;
+	ret = check_told_entry(
+		run, check_tables_at(run, first) > 0 ? CHECK_TABLE_SHARED : CHECK_L2_SHARED, at,
+		e.host_off, old, 0);
+	return ret;
+}
+
+/* Not in tables that have to move themselves: there the entries are another's too. */
+static int go_over_data(struct check_run *run, struct move *m, struct qcow2_error *err)
+{
+	int ret = 0;
+
+	for (uint64_t i = 0; ret == 0 && i < run->nl2; i++)
+		if (check_tables_at(run, run->l2[i].host_off >> run->g.cluster_bits) == 0)
+			ret = check_change_l2(run, &run->l2[i], move_entry, m, err);
+	return ret;
+}
+
+/* Before the tables change in which the data are. */
+static int move_data(struct check_run *run, struct move *m, struct qcow2_error *err)
+{
+	int ret = go_over_data(run, m, err);
+
+	if (ret != 0 || !m->any)
+		return ret;
+	ret = settle_copies(run, err);
+	m->switching = true;
+	return ret == 0 ? go_over_data(run, m, err) : ret;
+}
+
+/* ---- L2 tables ----------------------------------------------------------------------------- */
+
+static int switch_l1_entry(struct check_run *run, void *opaque, uint64_t entry_off, uint64_t *raw,
+			   struct qcow2_error *err)
+{
+	struct format_l1_entry e = format_l1_decode(&run->g, *raw);
+	struct run_place at = {entry_off, QCOW2_NO_OFFSET, QCOW2_NO_OFFSET};
+	uint64_t old = *raw, to;
+
+	(void)opaque;
+	(void)err;
+	if (e.l2_off == 0 || (e.faults & FORMAT_FAULT_UNALIGNED))
+		return 0;
+	to = longs_get(run->moving, key_of_l2(e.l2_off, run->g.cluster_bits));
+	if (to == 0)
+		return 0;
+	*raw = (*raw & ~LAYOUT_ENTRY_OFFSET_MASK) | to << run->g.cluster_bits;
+	return check_told_entry(run, CHECK_TABLE_SHARED, &at, e.l2_off, old, 0);
+}
+
+static int switch_l1_tables(struct check_run *run, uint64_t start, uint64_t end, uint64_t times,
+			    struct qcow2_error *err)
+{
+	(void)times;
+	return check_change_words(run, start, end, switch_l1_entry, NULL, err);
+}
+
+/* The entries of a copy that nothing points to yet; what they read as is copied while it is. */
+static int move_data_of(struct check_run *run, struct move *m, const struct run_l2 *l2, uint64_t to,
+			struct qcow2_error *err)
+{
+	struct run_l2 copy = *l2;
+	int ret;
+
+	copy.host_off = to << run->g.cluster_bits;
+	ret = check_change_l2(run, &copy, move_entry, m, err);
+	m->switching = true;
+	if (ret == 0)
+		ret = check_change_l2(run, &copy, move_entry, m, err);
+	m->switching = false;
+	return ret;
+}
+
+static int move_l2_tables(struct check_run *run, struct move *m, struct qcow2_error *err)
+{
+	uint32_t bits = run->g.cluster_bits;
+	uint64_t to;
+	int ret = 0;
+
+	for (uint64_t i = 0; ret == 0 && i < run->nl2; i++) {
+		const struct run_l2 *l2 = &run->l2[i];
+
+		if (check_tables_at(run, l2->host_off >> bits) == 0)
+			continue;
+		ret = copy_unit(run, m, key_of_l2(l2->host_off, bits), l2->host_off >> bits, 1,
+				l2->refs, &to, err);
+		if (ret == 0)
+			ret = move_data_of(run, m, l2, to, err);
+	}
+	if (ret != 0 || !m->any)
+		return ret;
+	ret = settle_copies(run, err);
+	run->moving = &m->to;
+	if (ret == 0)
+		ret = switch_l1_tables(run, run->header.l1_off,
+				       run->header.l1_off + (uint64_t)run->header.l1_entries *
+								    LAYOUT_L1_ENTRY_LEN,
+				       1, err);
+	if (ret == 0)
+		ret = check_ranges_sweep(run, &run->inactive_l1, switch_l1_tables, err);
+	run->moving = NULL;
+	return ret;
 }
 
 /* ---- L1 tables ----------------------------------------------------------------------------- */
@@ -222,110 +359,10 @@ static int move_l1_tables(struct check_run *run, struct move *m, struct qcow2_er
 	return ret;
 }
 
-/* ---- L2 tables ----------------------------------------------------------------------------- */
-
-static int switch_l1_entry(struct check_run *run, void *opaque, uint64_t entry_off, uint64_t *raw,
-			   struct qcow2_error *err)
-{
-	struct format_l1_entry e = format_l1_decode(&run->g, *raw);
-	struct run_place at = {entry_off, QCOW2_NO_OFFSET, QCOW2_NO_OFFSET};
-	uint64_t old = *raw, to;
-
-	(void)opaque;
-	(void)err;
-	if (e.l2_off == 0 || (e.faults & FORMAT_FAULT_UNALIGNED))
-		return 0;
-	to = longs_get(run->moving, key_of(e.l2_off >> run->g.cluster_bits, 1));
-	if (to == 0)
-		return 0;
-	*raw = (*raw & ~LAYOUT_ENTRY_OFFSET_MASK) | to << run->g.cluster_bits;
-	return check_told_entry(run, CHECK_TABLE_SHARED, &at, e.l2_off, old, 0);
-}
-
-static int switch_l1_tables(struct check_run *run, uint64_t start, uint64_t end, uint64_t times,
-			    struct qcow2_error *err)
-{
-	(void)times;
-	return check_change_words(run, start, end, switch_l1_entry, NULL, err);
-}
-
-static int move_l2_tables(struct check_run *run, struct move *m, struct qcow2_error *err)
-{
-	uint64_t to;
-	int ret = 0;
-
-	for (uint64_t i = 0; ret == 0 && i < run->nl2; i++)
-		if (check_tables_at(run, run->l2[i].host_off >> run->g.cluster_bits) > 0)
-			ret = copy_unit(run, m, run->l2[i].host_off >> run->g.cluster_bits, 1,
-					run->l2[i].refs, &to, err);
-	if (ret != 0 || !m->any)
-		return ret;
-	ret = settle_copies(run, err);
-	run->moving = &m->to;
-	if (ret == 0)
-		ret = switch_l1_tables(run, run->header.l1_off,
-				       run->header.l1_off + (uint64_t)run->header.l1_entries *
-								    LAYOUT_L1_ENTRY_LEN,
-				       1, err);
-	if (ret == 0)
-		ret = check_ranges_sweep(run, &run->inactive_l1, switch_l1_tables, err);
-	run->moving = NULL;
-	return ret;
-}
-
-/* ---- data ---------------------------------------------------------------------------------- */
-
-static int move_entry(struct check_run *run, void *opaque, const struct run_l2 *l2,
-		      const struct run_place *at, uint64_t *raw, uint64_t *bitmap,
-		      struct qcow2_error *err)
-{
-	struct move *m = opaque;
-	struct format_l2_entry e = format_l2_decode(&run->g, *raw, *bitmap);
-	bool compressed = e.kind == FORMAT_CLUSTER_COMPRESSED, taken = false;
-	uint32_t bits = run->g.cluster_bits;
-	uint64_t len = compressed ? e.compressed_len : run->g.cluster_size;
-	uint64_t first = e.host_off >> bits, n, to, old = *raw;
-	int ret = 0;
-
-	if (!e.has_host_off || (e.faults & FORMAT_FAULT_FATAL & ~FORMAT_FAULT_SUBCLUSTERS) ||
-	    check_past_end(run, e.host_off, len))
-		return 0;
-	n = ((e.host_off + len - 1) >> bits) - first + 1;
-	for (uint64_t i = 0; i < n; i++)
-		taken |= is_table(run, first + i);
-	if (!taken)
-		return 0;
-	if (!m->switching)
-		return copy_unit(run, m, first, n, l2->refs, &to, err);
-	to = longs_get(&m->to, key_of(first, n));
-	if (to == 0) /* the table itself is new */
-		return 0;
-	*raw += (to - first) << bits;
-	ret = check_told_entry(
-		run, check_tables_at(run, first) > 0 ? CHECK_TABLE_SHARED : CHECK_L2_SHARED, at,
-		e.host_off, old, 0);
-	return ret;
-}
-
-static int move_data(struct check_run *run, struct move *m, struct qcow2_error *err)
-{
-	int ret = 0;
-
-	for (uint64_t i = 0; ret == 0 && i < run->nl2; i++)
-		ret = check_change_l2(run, &run->l2[i], move_entry, m, err);
-	if (ret != 0 || !m->any)
-		return ret;
-	ret = settle_copies(run, err);
-	m->switching = true;
-	for (uint64_t i = 0; ret == 0 && i < run->nl2; i++)
-		ret = check_change_l2(run, &run->l2[i], move_entry, m, err);
-	return ret;
-}
-
 int check_move(struct check_run *run, bool *done, struct qcow2_error *err)
 {
 	static int (*const steps[])(struct check_run *, struct move *, struct qcow2_error *) = {
-		move_l1_tables, move_l2_tables, move_data};
+		move_data, move_l2_tables, move_l1_tables};
 	struct move m = {.from = 1, .budget = run->file_clusters};
 	int ret = 0;
 
