@@ -1176,7 +1176,9 @@ struct qcow2_check_result {
  * that lies in a row of its like, about three for others, four to eight where snapshots share
  * them; and some megabytes for what is being read.
  *
- * A repair never gives up what it can't make sense of: while damage may hide references nothing is
+ * QCOW2_REPAIR_ALL leaves what can be read as it reads. Entries that lead nowhere are made to say
+ * zeros, and what shares clusters with a table gets a copy elsewhere (qcow2_check_rule tells what
+ * is done about what); while damage that can't be mended may hide references nothing is given up or
  * freed. Cut off at any point it leaves an image that the same repair can finish. Where refcounts
  * are so damaged that all must be written anew QCOW2_REPAIR_LEAKS changes nothing, and counts a
  * check error.

@@ -36,7 +36,7 @@ ONLY_OURS = {
     "leak": "counts of clusters behind the end of the file aren't looked at",
     "compressed-offset": "bits of a compressed offset above 2^56 aren't looked at",
     "bitmaps-missing": "isn't looked at",
-    "table-past-end": "a table in the cluster behind the end reads as zeros, as if nothing were lost",
+    "table-past-end": "a table that begins behind the end reads as zeros, and counts as empty",
     "snapshot-l1": "a table that begins in the file's last cluster isn't looked at there",
 }
 
@@ -52,7 +52,8 @@ class Poker:
         """Where something may be: a cluster of the file mostly."""
         clusters = self.built.file.size // self.cs
         at = self.rng.choice([self.rng.randrange(clusters), self.rng.randrange(clusters),
-                              clusters + self.rng.randrange(30), clusters + self.rng.randrange(3000)])
+                              clusters + self.rng.randrange(30),
+                              clusters + self.rng.randrange(3000)])
         return at * self.cs + (512 * self.rng.randrange(8) if self.rng.random() < 0.1 else 0)
 
     def entry(self):

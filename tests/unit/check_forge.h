@@ -230,10 +230,72 @@ static inline void forge_reserved_bits(struct forge *f)
 	forge_set_word(f, forge_l2(2), forge_word(f, forge_l2(2)) | 1ull << 57 | 4);
 }
 
+/* ---- damage that only a repair of everything mends, with a loss of what can't be read ---- */
+
+static inline void forge_lead_nowhere(struct forge *f)
+{
+	forge_set_word(f, forge_l2(0), LAYOUT_ENTRY_COPIED | 1ull << 40);
+	forge_set_word(f, forge_l2(5), LAYOUT_ENTRY_COMPRESSED | 1ull << 40);
+	forge_set_word(f, forge_l2(20), FORGE_END * FORGE_CS + 512);
+	forge_set_word(f, FORGE_L1 * FORGE_CS + 8, 1ull << 40);
+}
+
+static inline void forge_unaligned_l1(struct forge *f)
+{
+	forge_set_word(f, FORGE_L1 * FORGE_CS + 8, FORGE_L2B * FORGE_CS + 512);
+}
+
+static inline void forge_data_on_tables(struct forge *f)
+{
+	forge_set_word(f, forge_l2(20), format_l2_encode_normal(FORGE_L2B * FORGE_CS, true));
+	forge_set_word(f, forge_l2(21), FORGE_L1 * FORGE_CS);
+	forge_set_word(f, forge_l2(22), FORGE_L1 * FORGE_CS);
+	forge_set_word(f, forge_l2(FORGE_L2_ENTRIES + 3), FORGE_L2A * FORGE_CS);
+}
+
+static inline void forge_table_on_table(struct forge *f)
+{
+	forge_set_word(f, FORGE_L1 * FORGE_CS + 8, FORGE_L1 * FORGE_CS);
+}
+
+static inline void forge_data_on_refcounts(struct forge *f)
+{
+	forge_set_word(f, forge_l2(20), FORGE_REFBLOCK * FORGE_CS);
+	forge_set_word(f, forge_l2(21), FORGE_REFTABLE * FORGE_CS);
+	forge_set_word(f, forge_l2(22), FORGE_L1 * FORGE_CS);
+}
+
+/* What the guest cluster, which isn't compressed, has in its middle; -1: there are zeros. */
+static inline int forge_read(struct forge *f, uint64_t guest_idx)
+{
+	uint64_t l1 = forge_word(f, LAYOUT_OFF_L1_OFFSET) + guest_idx / FORGE_L2_ENTRIES * 8;
+	uint64_t l2 = forge_word(f, l1) & LAYOUT_ENTRY_OFFSET_MASK, entry;
+	uint8_t byte;
+
+	if (l2 == 0)
+		return -1;
+	entry = forge_word(f, l2 + guest_idx % FORGE_L2_ENTRIES * 8);
+	if (entry == 0 || (entry & LAYOUT_ENTRY_ZERO))
+		return -1;
+	entry &= LAYOUT_ENTRY_OFFSET_MASK;
+	assert_int_equal(storage_read(f->st, &byte, 1, entry + 77, NULL), 0);
+	return byte;
+}
+
 struct forge_damage {
 	const char *name;
 	void (*apply)(struct forge *f);
 };
+
+static const struct forge_damage forge_losses[] = {
+	{"entries that lead nowhere", forge_lead_nowhere},
+	{"unaligned L1 entry", forge_unaligned_l1},
+	{"data on tables", forge_data_on_tables},
+	{"table on table", forge_table_on_table},
+	{"data on refcounts", forge_data_on_refcounts},
+};
+
+#define FORGE_LOSSES (sizeof(forge_losses) / sizeof(forge_losses[0]))
 
 static const struct forge_damage forge_damages[] = {
 	{"stale counts", forge_stale_counts},

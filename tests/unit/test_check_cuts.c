@@ -129,6 +129,61 @@ static void a_power_cut_anywhere_can_be_finished(void **state)
 	}
 }
 
+/* ---- the same where something is given up, or moved ---- */
+
+#define REPAIR (CHECK_REPAIR_ALL | CHECK_REPAIR_CLEAR)
+#define GUEST_CLUSTERS (FORGE_L2_ENTRIES + 10)
+
+static void finish_losing(const struct forge_damage *damage, struct qcow2_storage log, size_t cut,
+			  unsigned fate, const int *before)
+{
+	struct forge f;
+
+	forge_new(&f, 4);
+	damage->apply(&f);
+	replay(&f, log, cut, fate);
+	assert_int_equal(forge_check(&f, REPAIR), 0);
+	forge_expect(&f, 0, 0);
+	for (uint64_t i = 0; i < GUEST_CLUSTERS; i++)
+		if (i != 5 && i != 6)
+			assert_int_equal(forge_read(&f, i), before[i]);
+	forge_free(&f);
+}
+
+static void lose_everywhere(const struct forge_damage *damage)
+{
+	int before[GUEST_CLUSTERS];
+	struct qcow2_storage lower;
+	struct forge f;
+	size_t n;
+
+	forge_new(&f, 4);
+	damage->apply(&f);
+	lower = f.st;
+	assert_int_equal(storage_record_new(&f.st, lower, true, NULL), 0);
+	assert_int_equal(forge_check(&f, REPAIR), 0);
+	assert_int_equal(f.result.corruptions + f.result.leaks + f.result.check_errors, 0);
+	n = storage_record_entries(f.st);
+	for (uint64_t i = 0; i < GUEST_CLUSTERS; i++)
+		before[i] = i == 5 || i == 6 ? 0 : forge_read(&f, i);
+	for (size_t cut = 0; cut < n; cut++) {
+		enum storage_op op = storage_record_entry(f.st, cut).op;
+
+		if (op != STORAGE_OP_WRITE && op != STORAGE_OP_FLUSH)
+			continue;
+		for (unsigned fate = 0; fate < FATES; fate++)
+			finish_losing(damage, f.st, cut, fate, before);
+	}
+	forge_free(&f);
+}
+
+static void what_is_moved_or_given_up_can_be_cut_too(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < FORGE_LOSSES; i++)
+		lose_everywhere(&forge_losses[i]);
+}
+
 /* ---- faults ---- */
 
 static void finish_after_fault(struct forge *f)
@@ -220,6 +275,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_power_cut_anywhere_can_be_finished),
+		cmocka_unit_test(what_is_moved_or_given_up_can_be_cut_too),
 		cmocka_unit_test(any_failing_operation_is_said_and_can_be_finished),
 		cmocka_unit_test(any_lack_of_memory_is_said_and_can_be_finished),
 	};
