@@ -161,9 +161,9 @@ static int mend_l1_entry(struct check_run *run, void *opaque, uint64_t entry_off
 		at.index = (entry_off - run->header.l1_off) / LAYOUT_L1_ENTRY_LEN;
 		at.guest_off = at.index << (run->g.cluster_bits + run->g.l2_bits);
 	}
-	if (m->faults && (*raw & LAYOUT_L1_RESERVED_MASK)) {
+	if (m->faults && (e.faults & FORMAT_FAULT_RESERVED)) {
 		ret = check_told_entry(run, CHECK_L1_RESERVED, &at, e.l2_off, *raw, 0);
-		*raw &= ~LAYOUT_L1_RESERVED_MASK;
+		*raw &= e.l2_off == 0 ? 0 : ~LAYOUT_L1_RESERVED_MASK;
 	}
 	if (ret != 0 || !m->active || e.l2_off == 0 || (e.faults & FORMAT_FAULT_UNALIGNED))
 		return ret;

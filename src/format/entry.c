@@ -52,6 +52,9 @@ struct format_l1_entry format_l1_decode(const struct format_geometry *g, uint64_
 	};
 
 	e.faults |= unaligned(g, e.l2_off);
+	/* A flag of no table; qemu-img's check looks for one at offset 0 then. */
+	if (e.copied && e.l2_off == 0)
+		e.faults |= FORMAT_FAULT_RESERVED;
 	return e;
 }
 
