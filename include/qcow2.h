@@ -921,6 +921,12 @@ struct qcow2_progress {
  */
 #define QCOW2_CONVERT_BITMAPS 64u
 #define QCOW2_CONVERT_SKIP_BROKEN_BITMAPS 128u
+/*
+ * Let the kernel move plain data from file to file where it can, and share them where the file
+ * system can (qemu-img -C). They aren't looked at: only what the sources call zeros is left out.
+ * Not with COMPRESS or SALVAGE.
+ */
+#define QCOW2_CONVERT_OFFLOAD 256u
 
 struct qcow2_convert_options {
 	size_t struct_size;

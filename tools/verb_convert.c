@@ -49,7 +49,7 @@ static const struct cli_option convert_options[] = {
 	{'m', "parallel", CLI_NUMBER, AT(threads), "N", "threads; any number gives the same result",
 	 NULL},
 	{'W', "out-of-order", CLI_FLAG, AT(disordered), NULL,
-	 "write in any order; -C has no effect yet", NULL},
+	 "write in any order; -C: the kernel copies", NULL},
 	{'C', NULL, CLI_FLAG, AT(offload), NULL, NULL, NULL},
 	{'r', "rate-limit", CLI_SIZE, AT(rate), "SIZE", "move so many bytes a second at most",
 	 NULL},
@@ -233,6 +233,7 @@ static unsigned convert_flags(const struct convert_args *args, const struct tool
 	       (args->disordered ? QCOW2_CONVERT_DISORDERED : 0) |
 	       (args->bitmaps ? QCOW2_CONVERT_BITMAPS : 0) |
 	       (args->skip_broken ? QCOW2_CONVERT_SKIP_BROKEN_BITMAPS : 0) |
+	       (args->offload ? QCOW2_CONVERT_OFFLOAD : 0) |
 	       (create->lib.backing_file ? QCOW2_CONVERT_ON_TOP : 0);
 }
 

@@ -10,7 +10,7 @@
 #define FLAGS_KNOWN                                                                                \
 	(QCOW2_CONVERT_COMPRESS | QCOW2_CONVERT_EXISTING | QCOW2_CONVERT_TARGET_IS_ZERO |          \
 	 QCOW2_CONVERT_SALVAGE | QCOW2_CONVERT_DISORDERED | QCOW2_CONVERT_ON_TOP |                 \
-	 QCOW2_CONVERT_BITMAPS | QCOW2_CONVERT_SKIP_BROKEN_BITMAPS)
+	 QCOW2_CONVERT_BITMAPS | QCOW2_CONVERT_SKIP_BROKEN_BITMAPS | QCOW2_CONVERT_OFFLOAD)
 #define TARGET_FLAGS_KNOWN (QCOW2_OPEN_DIRECT | QCOW2_OPEN_NO_FLUSH | QCOW2_OPEN_WRITETHROUGH)
 
 /* The disk's size comes from the sources; the rest of the options is the caller's. */
@@ -97,7 +97,8 @@ static int copy(const struct job_source *source, struct job_target *target,
 		.target = target,
 		.size_bytes = source->size_bytes,
 		.threads = o->threads,
-		.sparse_bytes = o->sparse_bytes,
+		/* nobody has looked at what is moved */
+		.sparse_bytes = target->moves ? 0 : o->sparse_bytes,
 		.compression_level = o->compression_level,
 		.rate_limit = o->rate_limit,
 		.progress = o->progress,
@@ -124,6 +125,10 @@ static int check_flags(const struct qcow2_convert_options *o, struct qcow2_error
 	if (o->flags & ~FLAGS_KNOWN)
 		return error_set(err, -EINVAL, "unknown convert flags 0x%x",
 				 o->flags & ~FLAGS_KNOWN);
+	if (o->flags & QCOW2_CONVERT_OFFLOAD &&
+	    o->flags & (QCOW2_CONVERT_COMPRESS | QCOW2_CONVERT_SALVAGE))
+		return error_set(err, -EINVAL,
+				 "data that the kernel moves can't be compressed or salvaged");
 	if (o->target_open_flags & ~TARGET_FLAGS_KNOWN)
 		return error_set(err, -EINVAL, "open flags 0x%x, which targets don't have",
 				 o->target_open_flags & ~TARGET_FLAGS_KNOWN);
@@ -157,6 +162,7 @@ int qcow2_convert(struct qcow2_image *const *sources, size_t nsources, const cha
 	ret = job_source_cut(&source, o.source_off, o.source_bytes, err);
 	if (ret == 0)
 		ret = open_target(&target, path, &source, &o, err);
+	source.unread = ret == 0 && target->moves;
 	if (ret == 0)
 		ret = copy(&source, target, &o, result ? result : &unwanted, err);
 	if (target)

@@ -224,6 +224,8 @@ static int read_source(const struct job_reader *r, uint64_t guest_off, size_t le
 	if (ret < 0 || !any_data(states, nblocks))
 		return ret;
 	*quiet = 0;
+	if (s->unread)
+		return 0;
 	for (size_t first = 0, next; ret == 0 && first < nblocks; first = next) {
 		size_t at = first * block_size;
 
@@ -234,6 +236,52 @@ static int read_source(const struct job_reader *r, uint64_t guest_off, size_t le
 					  err);
 	}
 	return ret;
+}
+
+/* How much of a range is plain data that the kernel has moved; 0: it has to be read. */
+static int move_plain(const struct job_source *s, uint64_t guest_off, uint64_t len_bytes,
+		      struct qcow2_storage to, uint64_t host_off, uint64_t *moved,
+		      struct qcow2_error *err)
+{
+	struct data_run r;
+	size_t i;
+	int ret;
+
+	*moved = 0;
+	if (guest_off >= s->starts[s->nimages])
+		return 0;
+	i = image_at(s, guest_off);
+	ret = data_map(&s->images[i]->layers, place_in(s, i, guest_off),
+		       min_u64(len_bytes, s->starts[i + 1] - guest_off), &r, err);
+	if (ret < 0 || r.run.kind != DISK_RUN_DATA)
+		return ret;
+	ret = storage_file_copy(r.run.store, r.run.host_off, to, host_off, r.run.len_bytes, moved,
+				err);
+	return ret == -ENOTSUP ? 0 : ret;
+}
+
+int job_source_move(const struct job_source *s, uint64_t guest_off, size_t len,
+		    struct qcow2_storage to, uint64_t host_off, uint8_t *buf,
+		    struct qcow2_error *err)
+{
+	uint64_t moved;
+	int ret;
+
+	while (len > 0) {
+		ret = move_plain(s, guest_off, len, to, host_off, &moved, err);
+		if (ret == 0 && moved == 0) { /* all the rest, in one go */
+			ret = read_blocks(s, guest_off, buf, len, NULL, NULL, err);
+			if (ret == 0)
+				ret = storage_write(to, buf, len, host_off, err);
+			moved = len;
+		}
+		if (ret < 0)
+			return ret;
+		guest_off += moved;
+		host_off += moved;
+		len -= (size_t)moved;
+	}
+	return 0;
 }
 
 int job_source_init(struct job_source *s, struct qcow2_image *const *images, size_t nimages,

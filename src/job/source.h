@@ -43,6 +43,7 @@ struct job_source {
 	/* of each image so many are looked at, what they leave to those below is ABSENT; 0: all */
 	unsigned nlayers;
 	bool salvage;
+	bool unread; /* buf isn't filled: job_source_move moves the data */
 };
 
 /* -EINVAL if one of them is open for information only. */
@@ -52,6 +53,14 @@ void job_source_release(struct job_source *s);
 /* Only a part of the one image: len_bytes (0: up to the end) from first_off on. */
 int job_source_cut(struct job_source *s, uint64_t first_off, uint64_t len_bytes,
 		   struct qcow2_error *err);
+
+/*
+ * Writes what the source has at guest_off to a store, in the kernel where that can be; buf has room
+ * for all of it. The range lies inside the source.
+ */
+int job_source_move(const struct job_source *s, uint64_t guest_off, size_t len,
+		    struct qcow2_storage to, uint64_t host_off, uint8_t *buf,
+		    struct qcow2_error *err);
 
 /* -EINVAL if the file at path, which was opened as store, is one that the source is read from. */
 int job_source_differs(struct qcow2_storage store, const char *path,

@@ -49,8 +49,9 @@ struct job_target_ops {
 struct job_target {
 	const struct job_target_ops *ops;
 	size_t block_size;
-	bool write_all; /* zeros too, as if they were data */
-	bool skip_zero; /* long runs of that kind may be passed over */
+	bool write_all;			/* zeros too, as if they were data */
+	const struct job_source *moves; /* it moves the data from there itself; or NULL */
+	bool skip_zero;			/* long runs of that kind may be passed over */
 	bool skip_absent;
 	bool compressed;
 	int compression; /* enum codec_type */

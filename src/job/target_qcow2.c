@@ -76,10 +76,52 @@ static int qcow2_place(struct job_target *target, struct job_chunk *c, struct qc
 	return ret;
 }
 
+static bool is_of_disk(const struct job_chunk *c, const struct image_write *w)
+{
+	return w->bytes >= c->buf && w->bytes < c->buf + c->len;
+}
+
+/* Does b go on where a ends, on both sides? */
+static bool goes_on(const struct image_write *a, const struct image_write *b)
+{
+	return a->store.self == b->store.self && a->host_off + a->len == b->host_off &&
+	       a->bytes + a->len == b->bytes;
+}
+
+/* The writes of the disk's data are done by moving them; the others stay. */
+static int move_data(const struct job_source *source, struct job_chunk *c, struct qcow2_error *err)
+{
+	struct image_writes *ws = &c->writes;
+	size_t left = 0;
+	int ret = 0;
+
+	for (size_t i = 0, next; i < ws->count; i = next) {
+		struct image_write w = ws->list[i];
+
+		next = i + 1;
+		if (!is_of_disk(c, &w)) {
+			ws->list[left++] = w;
+			continue;
+		}
+		for (; next < ws->count && is_of_disk(c, &ws->list[next]) &&
+		       goes_on(&w, &ws->list[next]);
+		     next++)
+			w.len += ws->list[next].len;
+		w.len = (size_t)min_u64(w.len, (uint64_t)(c->buf + c->len - w.bytes));
+		if (ret == 0)
+			ret = job_source_move(source, c->guest_off + (uint64_t)(w.bytes - c->buf),
+					      w.len, w.store, w.host_off,
+					      c->buf + (w.bytes - c->buf), err);
+	}
+	ws->count = left;
+	return ret;
+}
+
 static int qcow2_write(struct job_target *target, struct job_chunk *c, struct qcow2_error *err)
 {
-	(void)target;
-	return image_writes_run(&c->writes, err);
+	int ret = target->moves ? move_data(target->moves, c, err) : 0;
+
+	return ret == 0 ? image_writes_run(&c->writes, err) : ret;
 }
 
 /* The file that holds the data, and that preallocation is about. */
@@ -210,6 +252,7 @@ static int open_draft(struct qcow2_target *t, const char *path, const struct job
 	t->target.block_size = (size_t)t->draft.g.cluster_size;
 	t->target.compressed = options->flags & QCOW2_CONVERT_COMPRESS;
 	t->target.compression = (int)create->compression;
+	t->target.moves = options->flags & QCOW2_CONVERT_OFFLOAD ? source : NULL;
 	return 0;
 }
 

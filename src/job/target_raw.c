@@ -49,7 +49,10 @@ static int raw_write(struct job_target *target, struct job_chunk *c, struct qcow
 		for (end = first + 1; end < c->nblocks && c->states[end] == c->states[first];)
 			end++;
 		len = (size_t)min_u64(end * target->block_size, c->len) - at;
-		if (c->states[first] == JOB_BLOCK_DATA)
+		if (c->states[first] == JOB_BLOCK_DATA && target->moves)
+			ret = job_source_move(target->moves, c->guest_off + at, len, t->place.st,
+					      c->guest_off + at, c->buf + at, err);
+		else if (c->states[first] == JOB_BLOCK_DATA)
 			ret = storage_write(t->place.st, c->buf + at, len, c->guest_off + at, err);
 		else
 			ret = write_zeros(t, c->guest_off + at, len, err);
@@ -184,6 +187,7 @@ int job_target_raw(struct job_target **target, const char *path, const struct jo
 		return error_errno(err, -ENOMEM, "can't write \"%s\"", path);
 	t->target.ops = &raw_ops;
 	t->target.block_size = RAW_BLOCK;
+	t->target.moves = options->flags & QCOW2_CONVERT_OFFLOAD ? source : NULL;
 	t->size_bytes = source->size_bytes;
 	t->prealloc = create->prealloc;
 	t->keep = options->flags & QCOW2_CONVERT_EXISTING;

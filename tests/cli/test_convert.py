@@ -271,3 +271,20 @@ def test_the_table_of_options(source, work):
     for fmt in ("raw", "qcow2"):
         table = tool("convert", "-O", fmt, "-o", "help", cwd=work).succeeded().out
         assert table == tool("create", "-f", fmt, "-o", "help", cwd=work).succeeded().out
+
+
+def test_data_that_the_kernel_copies(source, work):
+    """Copy offloading changes nothing of what comes out, whatever is above and below."""
+    zoo.create(work, "over", "-b", source, "-F", "qcow2", "4M")
+    zoo.io(work, "over", "write -P 5 1M 300k", "write -z 2M 64k", "write -c -P 6 3M 64k")
+    for name in (source, "over"):
+        for words in (["-O", "raw"], ["-O", "qcow2"], ["-W", "-O", "qcow2"],
+                      ["-O", "qcow2", "-o", "cluster_size=4k"], ["-t", "none", "-O", "qcow2"],
+                      ["-O", "qcow2", "-o", "preallocation=falloc"]):
+            tool("convert", "-C", *words, name, "x", cwd=work).succeeded()
+            out = tool("compare", name, "x", cwd=work).succeeded().out
+            assert out == "Images are identical.\n"
+            os.unlink(work / "x")
+    tool("convert", "-C", "-O", "qcow2", "-B", source, "-F", "qcow2", "over", "x",
+         cwd=work).succeeded()
+    tool("compare", "over", "x", cwd=work).succeeded()
