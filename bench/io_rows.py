@@ -239,11 +239,11 @@ def plan(io_bench, folder, full):
         where = f"depth {depth}"
         subclusters = disks.overlay("-o", "extended_l2=on")
         rows += [row(f"4 KiB writes, empty, {where}", disks.out, *random(EMPTY, 50000, depth),
-                     make=disks.empty, ready=GIB // 2),
+                     make=disks.empty, ready=2 * GIB),
                  row(f"4 KiB writes, overlay, {where}", disks.out, *random(FULL, 8000, depth),
-                     make=disks.overlay(), ready=GIB // 2),
+                     make=disks.overlay(), ready=2 * GIB),
                  row(f"4 KiB writes, overlay with subclusters, {where}", disks.out,
-                     *random(FULL, 16000, depth), make=subclusters, ready=GIB // 2)]
+                     *random(FULL, 16000, depth), make=subclusters, ready=2 * GIB)]
     # these wait for the disk, which may have other things to do: more rounds
     flushes = {"cache": "writeback", "rounds": 3 * rounds}
     each = ["--flush-interval", 1]
@@ -270,9 +270,9 @@ def plan(io_bench, folder, full):
     ]
     rows += [
         row("64 KiB writes, empty, in order", disks.out, *sequential(64 << 10), make=disks.empty,
-            ready=GIB // 2),
+            ready=2 * GIB),
         row("1 MiB writes, empty, in order", disks.out, *sequential(MIB), make=disks.empty,
-            ready=GIB // 2),
+            ready=2 * GIB),
         row("4 KiB writes in place, a flush after each", disks.full, *random(FULL, 500, 1), *each,
             **flushes),
         row("4 KiB writes, empty, a flush after each", disks.out, *random(EMPTY, 300, 1), *each,
