@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "check_lines.h"
 #include "cli/diag.h"
@@ -260,6 +261,15 @@ static int list_findings(bool json)
 
 /* ---- the verb ---- */
 
+/* There may be a hundred thousand, and a program that reads them: not two system calls for each. */
+static void buffer_findings(bool begin)
+{
+	if (isatty(STDERR_FILENO))
+		return;
+	fflush(stderr);
+	setvbuf(stderr, NULL, begin ? _IOFBF : _IONBF, begin ? 1 << 16 : 0);
+}
+
 static int check(const struct check_args *args)
 {
 	struct qcow2_check_options options = QCOW2_CHECK_OPTIONS_INIT;
@@ -281,7 +291,9 @@ static int check(const struct check_args *args)
 	cli_progress_begin(&shown, args->progress, args->quiet);
 	options.undo_path = args->undo ? args->undo : undo_path;
 	options.undo_flags = args->keep_undo ? QCOW2_UNDO_KEEP : 0;
+	buffer_findings(true);
 	rc = qcow2_check(args->filename, &options, &result, &err);
+	buffer_findings(false);
 	cli_progress_end(&shown, rc == 0);
 	tell_undo(args, &options, &result);
 	free(undo_path);
