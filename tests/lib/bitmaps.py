@@ -26,14 +26,14 @@ def dirty(path, name):
             end = time.monotonic() + 20
             while not os.path.exists(socket) and server.poll() is None and time.monotonic() < end:
                 time.sleep(0.005)
-            assert server.poll() is None, server.communicate()[1]
+            assert server.poll() is None, server.communicate(timeout=20)[1]
             out = subprocess.run(
                 [_program("nbdinfo"), "--json", f"--map=qemu:dirty-bitmap:{name}",
                  f"nbd+unix:///?socket={socket}"],
                 stdout=subprocess.PIPE, timeout=20, check=True).stdout
         finally:
-            server.terminate()
-            server.communicate()
+            server.kill()  # it only reads, and needn't wait for anybody
+            server.communicate(timeout=20)
     joined = []
     for e in json.loads(out):
         if not e["type"] & 1:
