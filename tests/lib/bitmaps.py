@@ -16,6 +16,20 @@ def _program(name):
     return path
 
 
+def _ask(server, name, socket):
+    """nbdinfo's answer; the socket's file is there before anybody listens."""
+    words = [_program("nbdinfo"), "--json", f"--map=qemu:dirty-bitmap:{name}",
+             f"nbd+unix:///?socket={socket}"]
+    end = time.monotonic() + 20
+    while True:
+        asked = subprocess.run(words, capture_output=True, timeout=20, text=True)
+        if asked.returncode == 0:
+            return asked.stdout
+        assert server.poll() is None, server.communicate(timeout=20)[1]
+        assert time.monotonic() < end, asked.stderr
+        time.sleep(0.01)
+
+
 def dirty(path, name):
     """The dirty ranges, joined: [(offset, length), ...]."""
     with tempfile.TemporaryDirectory(prefix="bitmaps-") as folder:
@@ -23,14 +37,7 @@ def dirty(path, name):
         server = subprocess.Popen([_program("qemu-nbd"), "-r", "-t", "-f", "qcow2", "-B", name,
                                    "-k", socket, str(path)], stderr=subprocess.PIPE, text=True)
         try:
-            end = time.monotonic() + 20
-            while not os.path.exists(socket) and server.poll() is None and time.monotonic() < end:
-                time.sleep(0.005)
-            assert server.poll() is None, server.communicate(timeout=20)[1]
-            out = subprocess.run(
-                [_program("nbdinfo"), "--json", f"--map=qemu:dirty-bitmap:{name}",
-                 f"nbd+unix:///?socket={socket}"],
-                stdout=subprocess.PIPE, timeout=20, check=True).stdout
+            out = _ask(server, name, socket)
         finally:
             server.kill()  # it only reads, and needn't wait for anybody
             server.communicate(timeout=20)
