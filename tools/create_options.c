@@ -218,6 +218,30 @@ static int unknown_option(const struct tool_create *create, const char *name)
 	return -EINVAL;
 }
 
+/* Of those the image's structure depends on none, so that they can be changed later. */
+static bool is_amendable(const struct create_option *o)
+{
+	static const char *const fixed[] = {"cluster_size", "compression_type", "extended_l2",
+					    "preallocation"};
+	size_t i;
+
+	for (i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++)
+		if (strcmp(fixed[i], o->name) == 0)
+			return false;
+	return true;
+}
+
+static int check_amendable(const struct create_option *o)
+{
+	if (!is_amendable(o))
+		cli_error("option '%s' can be chosen only when an image is made", o->name);
+	else if (strncmp(o->name, "backing", 7) == 0)
+		cli_error("the backing file isn't amended: 'qcow2 rebase' gives an image another");
+	else
+		return 0;
+	return -EINVAL;
+}
+
 int tool_create_set(struct tool_create *create, const char *name, const char *value)
 {
 	const struct create_option *o = NULL;
@@ -234,6 +258,8 @@ int tool_create_set(struct tool_create *create, const char *name, const char *va
 		cli_usage(create->verb, "raw images have no option '%s'", name);
 		return -EINVAL;
 	}
+	if (create->amend && check_amendable(o) < 0)
+		return -EINVAL;
 	/* a bare name switches on, as in QEMU */
 	if (!value && o->kind == KIND_BOOL)
 		value = "on";
@@ -276,6 +302,16 @@ int tool_create_set_list(struct tool_create *create, const char *list)
 	return rc == 0 ? 0 : -EINVAL;
 }
 
+bool tool_create_has(const struct tool_create *create, const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < TOOL_NOPTIONS; i++)
+		if (strcmp(options[i].name, name) == 0)
+			return create->typed[i] != NULL;
+	return false;
+}
+
 bool tool_create_has_size(const struct tool_create *create)
 {
 	return create->lib.size != QCOW2_SIZE_FROM_BACKING;
@@ -297,12 +333,30 @@ static void print_file_option_before(const char *format, const struct create_opt
 			puts(file_options[i].line);
 }
 
-void tool_create_print_help(const char *format, bool has_file)
+static void print_option(const struct create_option *o, const char *help)
 {
 	static const char *const kinds[] = {
 		[KIND_STRING] = "str",	       [KIND_SIZE] = "size",  [KIND_NUMBER] = "num",
 		[KIND_BOOL] = "bool (on/off)", [KIND_CHOICE] = "str",
 	};
+	char form[64];
+
+	snprintf(form, sizeof(form), "%s=<%s>", o->name, kinds[o->kind]);
+	printf("  %-22s - %s\n", form, help);
+}
+
+void tool_create_print_amend_help(const char *format)
+{
+	size_t i;
+
+	printf("Amend options for '%s':\n", format);
+	for (i = 0; i < TOOL_NOPTIONS; i++)
+		if (place_in(format, &options[i]) != 0 && is_amendable(&options[i]))
+			print_option(&options[i], options[i].help);
+}
+
+void tool_create_print_help(const char *format, bool has_file)
+{
 	size_t i;
 
 	if (cli_is_face() && !has_file)
@@ -312,7 +366,6 @@ void tool_create_print_help(const char *format, bool has_file)
 	for (i = 0; i < TOOL_NOPTIONS; i++) {
 		const struct create_option *o = &options[i];
 		const char *help = o->help;
-		char form[64];
 
 		if (place_in(format, o) == 0)
 			continue;
@@ -322,8 +375,7 @@ void tool_create_print_help(const char *format, bool has_file)
 			continue;
 		if (is_raw(format) && o->choices == preallocs)
 			help = "Preallocation mode (allowed values: off, falloc, full)";
-		snprintf(form, sizeof(form), "%s=<%s>", o->name, kinds[o->kind]);
-		printf("  %-22s - %s\n", form, help);
+		print_option(o, help);
 	}
 	if (cli_is_face() && !has_file)
 		puts("\nThe protocol level may support further options.\n"

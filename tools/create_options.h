@@ -15,6 +15,7 @@ struct tool_create {
 	struct qcow2_create_options lib;
 	char *typed[TOOL_NOPTIONS]; /* the value of each option of the table, NULL if not given */
 	bool help;		    /* "help" stood in a list */
+	bool amend;		    /* set before the first: of an image that exists */
 };
 
 /* format is the target's, known and not NULL; verb is for messages. */
@@ -25,10 +26,15 @@ void tool_create_release(struct tool_create *create);
 int tool_create_set(struct tool_create *create, const char *name, const char *value);
 int tool_create_set_list(struct tool_create *create, const char *list);
 
+/* Was the option of that name given? */
+bool tool_create_has(const struct tool_create *create, const char *name);
 bool tool_create_has_size(const struct tool_create *create);
 
 /* The table of options for -o help. has_file: the command line names the image, too. */
 void tool_create_print_help(const char *format, bool has_file);
+
+/* The same for those that can be changed later. */
+void tool_create_print_amend_help(const char *format);
 
 /* "Formatting 'F', fmt=qcow2 cluster_size=65536 ..." from resolved options. */
 void tool_create_print(const struct tool_create *create, const char *path);

@@ -30,6 +30,8 @@ static const struct verb verbs[] = {
 	{&io_command, verb_io},
 	{&snapshot_command, verb_snapshot},
 	{&bitmap_command, verb_bitmap},
+	{&resize_command, verb_resize},
+	{&amend_command, verb_amend},
 };
 #define NVERBS (sizeof(verbs) / sizeof(verbs[0]))
 

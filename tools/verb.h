@@ -14,6 +14,7 @@ struct verb {
 const struct verb *verb_find(const char *name);
 
 /* argv[0] is the verb's name. Returns the exit code. */
+int verb_amend(int argc, char **argv);
 int verb_bench(int argc, char **argv);
 int verb_bitmap(int argc, char **argv);
 int verb_check(int argc, char **argv);
@@ -27,8 +28,10 @@ int verb_info(int argc, char **argv);
 int verb_io(int argc, char **argv);
 int verb_map(int argc, char **argv);
 int verb_rebase(int argc, char **argv);
+int verb_resize(int argc, char **argv);
 int verb_snapshot(int argc, char **argv);
 
+extern const struct cli_command amend_command;
 extern const struct cli_command bench_command;
 extern const struct cli_command bitmap_command;
 extern const struct cli_command check_command;
@@ -42,6 +45,7 @@ extern const struct cli_command info_command;
 extern const struct cli_command io_command;
 extern const struct cli_command map_command;
 extern const struct cli_command rebase_command;
+extern const struct cli_command resize_command;
 extern const struct cli_command snapshot_command;
 
 /* The programs that the command stands in for, when it is called by their names. */

@@ -288,6 +288,8 @@ static int decode_one(struct format_extensions *ext, const struct format_ext_rul
 	case LAYOUT_EXT_FEATURE_NAMES:
 		ext->has_feature_names = true;
 		return 0;
+	case LAYOUT_EXT_FILLER:
+		return 0;
 	case LAYOUT_EXT_CRYPTO:
 		return decode_crypto(ext, rules, raw, err);
 	case LAYOUT_EXT_BITMAPS:

@@ -63,6 +63,9 @@
 #define LAYOUT_EXT_BITMAPS 0x23852875u
 #define LAYOUT_EXT_CRYPTO 0x0537be77u
 #define LAYOUT_EXT_DATA_FILE 0x44415441u
+/* ours: "FILL"; its data mean nothing. There while a header is being replaced: meta/super_switch.c
+ */
+#define LAYOUT_EXT_FILLER 0x46494c4cu
 #define LAYOUT_EXT_BITMAPS_LEN 24
 #define LAYOUT_EXT_BITMAPS_OFF_COUNT 0 /* 13.1; in the data */
 #define LAYOUT_EXT_BITMAPS_OFF_RESERVED 4

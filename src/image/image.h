@@ -66,7 +66,7 @@ void image_free_tables(struct image_tables *tables);
 /* What was told of them is kept for who still has it, and told anew to who asks again. */
 void image_forget_tables(struct qcow2_image *image);
 
-/* What the header said of the backing file before it was changed. */
+/* What the header said of the backing file, or the data file, before it was changed. */
 struct image_former {
 	char *name, *format;
 	struct image_former *next;
@@ -135,6 +135,12 @@ int image_start_writing(struct qcow2_image *image, const struct qcow2_open_optio
 void image_stop_writing(struct image_qcow2 *q);
 /* May the disk have that size? */
 int image_check_size(const struct qcow2_image *image, uint64_t size_bytes, struct qcow2_error *err);
+/* -EINVAL, -EACCES: it isn't to be asked for, whatever the format could do. */
+int image_check_resize(const struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
+		       unsigned flags, struct qcow2_error *err);
+/* qcow2_resize while the gate is closed. */
+int image_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc, unsigned flags,
+		 struct qcow2_error *err);
 /* What is in memory of the size; the gate is closed. */
 void image_set_size(struct image_qcow2 *q, uint64_t size_bytes);
 

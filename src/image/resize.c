@@ -7,8 +7,8 @@
 #include "image/image.h"
 #include "meta/bitmap.h"
 
-static int check_resize(const struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
-			unsigned flags, struct qcow2_error *err)
+int image_check_resize(const struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
+		       unsigned flags, struct qcow2_error *err)
 {
 	int ret = image_check_writable(image, err);
 
@@ -263,6 +263,17 @@ static int resize_recorded(struct qcow2_image *image, uint64_t size_bytes, unsig
 
 /* ---- ---- */
 
+int image_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc, unsigned flags,
+		 struct qcow2_error *err)
+{
+	int ret = image_check_resize(image, size_bytes, prealloc, flags, err);
+
+	if (ret < 0)
+		return ret;
+	return image->qcow2 ? resize_recorded(image, size_bytes, prealloc, err)
+			    : raw_resize(image, size_bytes, prealloc, err);
+}
+
 int qcow2_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc, unsigned flags,
 		 struct qcow2_error *err)
 {
@@ -271,11 +282,7 @@ int qcow2_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned preall
 
 	if (gate)
 		meta_gate_close(gate);
-	ret = check_resize(image, size_bytes, prealloc, flags, err);
-	if (ret == 0 && image->qcow2)
-		ret = resize_recorded(image, size_bytes, prealloc, err);
-	else if (ret == 0)
-		ret = raw_resize(image, size_bytes, prealloc, err);
+	ret = image_resize(image, size_bytes, prealloc, flags, err);
 	if (gate)
 		meta_gate_open(gate);
 	if (ret < 0)

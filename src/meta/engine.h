@@ -297,6 +297,13 @@ int meta_snapshot_delete(struct meta *m, struct meta_snapshots *s, size_t idx,
 int meta_snapshot_apply(struct meta *m, const struct format_snapshot *snap, uint64_t size_bytes,
 			struct qcow2_error *err);
 
+/* *l1 is the caller's, of s->l1_entries; never NULL when this succeeds. */
+int meta_snapshot_read_l1(struct meta *m, const struct format_snapshot *s, uint64_t **l1,
+			  struct qcow2_error *err);
+/* A new table with these records, which take old_len bytes in the file now. */
+int meta_snapshots_rewrite(struct meta *m, const struct meta_snapshots *s, uint64_t old_len,
+			   struct qcow2_error *err);
+
 /* ---- emptying (empty.c, snapshot.c); the gate is closed ---- */
 
 /*

@@ -48,8 +48,8 @@ static int write_records(struct meta *m, const struct meta_snapshots *s, uint64_
 }
 
 /* Writes the list as the new table and makes it the one. old_len: of the present table. */
-static int switch_table(struct meta *m, const struct meta_snapshots *s, uint64_t old_len,
-			struct qcow2_error *err)
+int meta_snapshots_rewrite(struct meta *m, const struct meta_snapshots *s, uint64_t old_len,
+			   struct qcow2_error *err)
 {
 	const uint64_t len = table_len(s);
 	uint64_t old_off = m->header.snapshots_off;
@@ -122,9 +122,8 @@ static int end(struct meta *m, int ret, struct qcow2_error *err)
 	return ret < 0 ? ret : last;
 }
 
-/* *l1 is the caller's, of s->l1_entries; never NULL when this succeeds. */
-static int read_l1(struct meta *m, const struct format_snapshot *s, uint64_t **l1,
-		   struct qcow2_error *err)
+int meta_snapshot_read_l1(struct meta *m, const struct format_snapshot *s, uint64_t **l1,
+			  struct qcow2_error *err)
 {
 	cleanup_free uint8_t *bytes = NULL;
 	size_t got;
@@ -193,7 +192,7 @@ static int create(struct meta *m, struct meta_snapshots *s, struct qcow2_error *
 		return ret;
 	}
 	clear_l1_copied(m);
-	ret = switch_table(m, s, meta_snapshots_len(s, s->count - 1), err);
+	ret = meta_snapshots_rewrite(m, s, meta_snapshots_len(s, s->count - 1), err);
 	/* the VM state is the snapshot's now; if that fails the disk has it too: no harm */
 	if (ret == 0 && snap->vm_state_bytes > 0)
 		(void)meta_l1_cut(m, format_l1_index(&m->geometry, m->state_off), NULL);
@@ -227,12 +226,12 @@ int meta_snapshot_delete(struct meta *m, struct meta_snapshots *s, size_t idx,
 
 	if (ret < 0)
 		return ret;
-	ret = read_l1(m, &gone, &l1, err);
+	ret = meta_snapshot_read_l1(m, &gone, &l1, err);
 	if (ret < 0) /* nothing is known of what it holds */
 		return end(m, ret, err);
 	memmove(&s->list[idx], &s->list[idx + 1], (s->count - idx - 1) * sizeof(s->list[0]));
 	s->count--;
-	ret = switch_table(m, s, old_len, err);
+	ret = meta_snapshots_rewrite(m, s, old_len, err);
 	if (ret == 0) {
 		/* an error from here on only leaks; the repair at the next opening finds it */
 		if (meta_walk_lower(m, l1, gone.l1_entries, NULL) == 0)
@@ -390,7 +389,7 @@ int meta_snapshot_apply(struct meta *m, const struct format_snapshot *snap, uint
 	ret = meta_l1_grow(
 		m, max_u64(snap->l1_entries, format_size_to_l1(&m->geometry, size_bytes)), err);
 	if (ret == 0)
-		ret = read_l1(m, snap, &l1, err);
+		ret = meta_snapshot_read_l1(m, snap, &l1, err);
 	if (ret == 0 && m->l1_entries > 0) {
 		wide = mem_realloc(l1, m->l1_entries, sizeof(*l1));
 		if (wide) {

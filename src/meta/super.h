@@ -52,6 +52,12 @@ int meta_super_write_autoclear(struct meta *m, uint64_t bits, struct qcow2_error
 int meta_super_rewrite(struct meta *m, uint64_t incompatible, uint64_t compatible,
 		       uint64_t autoclear, struct qcow2_error *err);
 
+/* The same and the width of what it counts: bytes 48 to 99, in version 3. */
+int meta_super_write_width(struct meta *m, uint64_t off, uint32_t clusters, uint32_t order,
+			   struct qcow2_error *err);
+/* Bytes 80 to 87, likewise. */
+int meta_super_write_compatible(struct meta *m, uint64_t bits, struct qcow2_error *err);
+
 /* ---- with barriers; the image is open for writing, the gate closed (super_switch.c) ---- */
 
 /*
@@ -59,6 +65,12 @@ int meta_super_rewrite(struct meta *m, uint64_t incompatible, uint64_t compatibl
  * other, as far as the format lets it. Where a failure leaves unknown which of both it is the image
  * has failed.
  */
+
+/*
+ * The first cluster becomes the one in cluster, which an encoder has made for this image, whatever
+ * lies behind its first sector (super_aside.c). m->header is the caller's to follow.
+ */
+int meta_super_switch(struct meta *m, const uint8_t *cluster, struct qcow2_error *err);
 
 /* Another bitmap directory, or none (NULL), and its autoclear bit. */
 int meta_super_write_bitmaps(struct meta *m, const struct format_ext_bitmaps *bitmaps,

@@ -11,7 +11,7 @@
 #include "base/num.h"
 
 /* What a small change writes at most. */
-#define FIELDS_MAX 24
+#define FIELDS_MAX 52
 
 static int write_fields(struct meta *m, uint32_t off, uint32_t end, const uint8_t bytes[FIELDS_MAX],
 			const char *what, struct qcow2_error *err)
@@ -121,6 +121,33 @@ int meta_super_write_tables(struct meta *m, uint64_t l1_off, uint64_t reftable_o
 	return 0;
 }
 
+int meta_super_write_width(struct meta *m, uint64_t off, uint32_t clusters, uint32_t order,
+			   struct qcow2_error *err)
+{
+	const uint32_t from = LAYOUT_OFF_REFTABLE_OFFSET;
+	const struct format_header *h = &m->header;
+	uint8_t bytes[FIELDS_MAX];
+	int ret;
+
+	assert(h->version >= 3 && is_place(m, off));
+	store_be64(bytes, off);
+	store_be32(bytes + (LAYOUT_OFF_REFTABLE_CLUSTERS - from), clusters);
+	store_be32(bytes + (LAYOUT_OFF_NB_SNAPSHOTS - from), h->nb_snapshots);
+	store_be64(bytes + (LAYOUT_OFF_SNAPSHOTS_OFFSET - from), h->snapshots_off);
+	store_be64(bytes + (LAYOUT_OFF_INCOMPATIBLE - from), h->incompatible);
+	store_be64(bytes + (LAYOUT_OFF_COMPATIBLE - from), h->compatible);
+	store_be64(bytes + (LAYOUT_OFF_AUTOCLEAR - from), h->autoclear);
+	store_be32(bytes + (LAYOUT_OFF_REFCOUNT_ORDER - from), order);
+	ret = write_fields(m, from, LAYOUT_OFF_REFCOUNT_ORDER + 4, bytes,
+			   "the place and width of the refcounts", err);
+	if (ret < 0)
+		return ret;
+	m->header.reftable_off = off;
+	m->header.reftable_clusters = clusters;
+	m->header.refcount_order = order;
+	return 0;
+}
+
 int meta_super_write_snapshots(struct meta *m, uint32_t count, uint64_t off,
 			       struct qcow2_error *err)
 {
@@ -163,6 +190,12 @@ int meta_super_write_incompatible(struct meta *m, uint64_t bits, struct qcow2_er
 {
 	return write_mask(m, LAYOUT_OFF_INCOMPATIBLE, bits, "the incompatible feature bits",
 			  &m->header.incompatible, err);
+}
+
+int meta_super_write_compatible(struct meta *m, uint64_t bits, struct qcow2_error *err)
+{
+	return write_mask(m, LAYOUT_OFF_COMPATIBLE, bits, "the compatible feature bits",
+			  &m->header.compatible, err);
 }
 
 int meta_super_write_autoclear(struct meta *m, uint64_t bits, struct qcow2_error *err)

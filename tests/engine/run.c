@@ -474,3 +474,11 @@ int run_rebase(struct run *r, const char *backing_file, unsigned flags)
 	ret = part_outcome(r, qcow2_rebase(r->image, backing_file, &o, NULL, &r->err));
 	return ret == 0 ? run_close(r) : ret;
 }
+
+int run_amend(struct run *r, const struct qcow2_amend_options *o)
+{
+	if (part_skip(r))
+		return 0;
+	snprintf(r->last, sizeof(r->last), "amend");
+	return part_outcome(r, qcow2_amend(r->image, o, NULL, &r->err));
+}

@@ -100,6 +100,8 @@ int run_close(struct run *r);
 int run_commit(struct run *r);
 /* Likewise. flags: QCOW2_REBASE_*; unsafely only to another name of the backing file. */
 int run_rebase(struct run *r, const char *backing_file, unsigned flags);
+/* What the disk reads as stays: no size among the options. */
+int run_amend(struct run *r, const struct qcow2_amend_options *o);
 
 /* The part of a range that a discard makes zeros; may be empty. */
 void run_discard_range(const struct run *r, uint64_t *off, uint64_t *len);

@@ -16,6 +16,11 @@ struct workload {
 	unsigned samples; /* random states at each cut; 0: as many as usual */
 };
 
+/* In amending.c: both ways between the versions, refcounts of all widths, lazy refcounts. */
+int amending_change_version(struct run *r);
+int amending_change_width(struct run *r);
+int amending_change_laziness(struct run *r);
+
 extern const struct workload workloads[];
 extern const unsigned nworkloads;
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* long: one list, and what is in it */
 /* long: each workload is short, and all of them stand in one list */
 /*
  * What is going on when the power or a disk fails. Each workload is short: what counts is that
@@ -569,6 +570,18 @@ const struct workload workloads[] = {
 	 .run = write_zeros, .samples = 1},
 	{IMAGE("bitmaps-resize", 3, 9, 16, 100 * K, .bitmap_bits = 9), .run = resize_and_write,
 	 .samples = 1},
+	{IMAGE("amend-version", 3, 12, 16, 100 * K, .raw = false), .run = amending_change_version,
+	 .samples = 1},
+	{IMAGE("amend-version-backing", 3, 12, 16, 100 * K, OVER_RAW),
+	 .run = amending_change_version, .samples = 1},
+	{IMAGE("amend-version-64k", 3, 16, 16, M, OVER_QCOW2), .run = amending_change_version,
+	 .samples = 1},
+	{IMAGE("amend-version-512", 3, 9, 16, 40 * K, .lazy = true), .run = amending_change_version,
+	 .samples = 1},
+	{IMAGE("amend-width", 3, 12, 16, 100 * K, .filled = true), .run = amending_change_width},
+	{IMAGE("amend-width-512", 3, 9, 16, 60 * K, SNAPSHOT), .run = amending_change_width,
+	 .samples = 1},
+	{IMAGE("amend-lazy", 3, 12, 16, 100 * K, .filled = true), .run = amending_change_laziness},
 	{IMAGE("any-512", 3, 9, 16, 60 * K, .raw = false), .run = anything},
 	{IMAGE("any-4k-snapshot", 3, 12, 16, 200 * K, SNAPSHOT), .run = anything},
 	{IMAGE("any-subclusters", 3, 14, 16, 300 * K, .extended = true, OVER_RAW), .run = anything},

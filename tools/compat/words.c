@@ -17,6 +17,7 @@
 #define COROUTINES "Invalid number of coroutines. Allowed number of coroutines is between 1 and 16"
 #define LOCKED "lock\nIs another process using the image [$1]?"
 #define VERSION_3 " compatibility level 1.1 and above (use version=v3 or greater)"
+#define LEVEL_3 " require compatibility level 1.1 or above (use compat=1.1 or greater)"
 #define PART CLI_WORDS_PART
 #define KEEP CLI_HINT_KEEP
 #define YES CLI_HINT_YES
@@ -165,6 +166,63 @@ const struct cli_words compat_qemu_img_words[] = {
 	 "Error: Trying to create an image with the same filename as the backing file", NO},
 	{PART, "preallocation=metadata: a raw image *", "Unsupported preallocation mode: metadata",
 	 NO},
+
+	/* amend and resize */
+	{"amend", "option '*' can be chosen only when an image is made",
+	 "Invalid parameter '$1'\nThis option is only supported for image creation", NO},
+	{"amend", "the backing file isn't amended: *",
+	 "Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.", NO},
+	{"amend", "option 'compat' doesn't take '*': *", "Unknown compatibility level $1", NO},
+	{"amend", "option 'refcount_bits' doesn't take '*': *",
+	 "Refcount width must be a power of two and may not exceed 64 bits", NO},
+	{"amend", "option '*' doesn't take '*': expecting on or off",
+	 "Parameter '$1' expects 'on' or 'off'", NO},
+	{"amend", "amending \"*\": it is a raw image: *",
+	 "Format driver 'raw' does not support option amendment", NO},
+	{"amend", "amending \"*\": *", "~2", NO},
+	{PART, "version 2 needs refcounts of 16 bits, *", "compat=0.10 requires refcount_bits=16",
+	 NO},
+	{"amend", "refcounts of * bits: *",
+	 "Refcount width must be a power of two and may not exceed 64 bits", NO},
+	{PART, "refcounts of another width than 16 bits: that needs version 3",
+	 "Refcount widths other than 16 bits" LEVEL_3, NO},
+	{PART, "lazy refcounts: that needs version 3",
+	 "Lazy refcounts only supported with"
+	 " compatibility level 1.1 and above (use compat=1.1 or greater)",
+	 NO},
+	{PART, "the cluster at 0x* has * references, more than refcounts of * bits can hold",
+	 "Cannot decrease refcount entry width to $3 bits: Cluster at offset 0x$1 has a refcount "
+	 "of $2",
+	 NO},
+	{PART, "the image has no external data file *",
+	 "data-file can only be set for images that use an external data file", NO},
+	{PART, "that the data file can be read as a raw image *",
+	 "data-file-raw cannot be set on existing images", NO},
+	{PART, "version 2 has no external data files", "Cannot downgrade an image with a data file",
+	 NO},
+	{PART, "version 2 has none of the incompatible features *",
+	 "Cannot downgrade an image with incompatible features $1 set", NO},
+	{PART, "snapshot \"*\" has a disk of *, and version 2 *",
+	 "Internal snapshots prevent downgrade of image", NO},
+	{PART, "snapshot \"*\" has more VM state *",
+	 "Internal snapshots prevent downgrade of image", NO},
+	{PART, "version 2 knows no zstd, *",
+	 "Cannot downgrade an image with zstd compression type and existing compressed clusters",
+	 NO},
+	{PART, "the size of a disk is a multiple of 512 bytes, *",
+	 "The new size must be a multiple of 512", NO},
+	{"resize", "'*' is not a size: *",
+	 "Parameter 'size' expects a non-negative number below 2^64\n"
+	 "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+	 "and exabytes, respectively.",
+	 NO},
+	{"resize", "resizing \"*\": *", "~2", NO},
+	{PART, "a version 2 image with snapshots *", "Can't resize a v2 image which has snapshots",
+	 NO},
+	{PART, "a raw image has no metadata to preallocate",
+	 "Unsupported preallocation mode: metadata", NO},
+	{PART, "* bytes are more than an image with clusters of this size can have *",
+	 "Failed to grow the L1 table: File too large", NO},
 
 	/* opening an image */
 	{NULL, "unknown format '*'; *", "Could not open '$@': Unknown driver '$1'", NO},

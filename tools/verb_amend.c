@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: MIT */
+/* qcow2 amend: other options for an image that exists. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/diag.h"
+#include "cli/interrupt.h"
+#include "cli/progress.h"
+#include "cli/size.h"
+#include "create_options.h"
+#include "image.h"
+#include "verb.h"
+
+#define CANCELED (-1) /* instead of an exit code: the process ends by the signal that came */
+
+struct amend_args {
+	const char *format;
+	struct cli_list options;
+	int cache;
+	bool shrink, force, dry_run, progress, quiet;
+};
+
+#define AT(member) offsetof(struct amend_args, member)
+
+static const struct cli_option amend_cli_options[] = {
+	{'f', "format", CLI_STRING, AT(format), "FMT", "format of the image (default: look)", NULL},
+	{'o', "options", CLI_LIST, AT(options), "LIST",
+	 "NAME=VALUE,... of the image: see '-o help'", NULL},
+	{0, "shrink", CLI_FLAG, AT(shrink), NULL,
+	 "the size may be smaller; what is behind the new end is lost", NULL},
+	{0, "force", CLI_FLAG, AT(force), NULL, "accepted: nothing here needs it", NULL},
+	{0, "dry-run", CLI_FLAG, AT(dry_run), NULL, "only tell what would be done", NULL},
+	{'t', NULL, CLI_CHOICE, AT(cache), "CACHE", "cache mode of the image", tool_cache_modes},
+	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
+	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "say nothing but errors", NULL},
+	CLI_END,
+};
+
+const struct cli_command amend_command = {
+	.name = "amend",
+	.operands = "FILE",
+	.summary = "Changes options of an image that exists; its disk reads as before.",
+	.options = amend_cli_options,
+	.notes = "CACHE is none, writeback, writethrough, directsync or unsafe.\n"
+		 "Another backing file is for 'qcow2 rebase'.",
+	.failure_status = EXIT_FAILURE,
+};
+
+static int collect(struct tool_create *create, const struct amend_args *args)
+{
+	size_t i;
+	int rc = 0;
+
+	for (i = 0; rc == 0 && i < args->options.n; i++)
+		rc = tool_create_set_list(create, args->options.items[i]);
+	return rc;
+}
+
+static void fill(struct qcow2_amend_options *o, const struct tool_create *create,
+		 const struct amend_args *args)
+{
+	const struct qcow2_create_options *lib = &create->lib;
+
+	o->what = (tool_create_has(create, "compat") ? QCOW2_AMEND_VERSION : 0) |
+		  (tool_create_has(create, "refcount_bits") ? QCOW2_AMEND_REFCOUNT_BITS : 0) |
+		  (tool_create_has(create, "lazy_refcounts") ? QCOW2_AMEND_LAZY_REFCOUNTS : 0) |
+		  (tool_create_has(create, "data_file") ? QCOW2_AMEND_DATA_FILE : 0) |
+		  (tool_create_has(create, "data_file_raw") ? QCOW2_AMEND_DATA_FILE_RAW : 0) |
+		  (tool_create_has(create, "size") ? QCOW2_AMEND_SIZE : 0);
+	o->flags = (args->dry_run ? QCOW2_AMEND_DRY_RUN : 0) |
+		   (args->shrink || cli_is_face() ? QCOW2_AMEND_SHRINK : 0);
+	o->version = lib->version;
+	o->refcount_bits = lib->refcount_bits;
+	o->lazy_refcounts = lib->lazy_refcounts;
+	o->data_file = lib->data_file;
+	o->data_file_raw = lib->data_file_raw;
+	o->size = lib->size;
+}
+
+static void tell(const struct qcow2_amend_result *r)
+{
+	char text[CLI_SIZE_TEXT];
+
+	if (r->refcount_bytes)
+		printf("%s of refcounts would be written anew.\n",
+		       cli_size_human(text, r->refcount_bytes));
+	if (r->filled_bytes)
+		printf("%s of zeros would be written: version 2 can't say that they are.\n",
+		       cli_size_human(text, r->filled_bytes));
+	if (r->emptied_bytes)
+		printf("%s that are known to be zeros would become unallocated.\n",
+		       cli_size_human(text, r->emptied_bytes));
+	if (!r->refcount_bytes && !r->filled_bytes && !r->emptied_bytes)
+		puts("Nothing but the header would be written.");
+}
+
+static int amend(struct qcow2_image *image, const struct tool_create *create,
+		 const struct amend_args *args)
+{
+	struct qcow2_amend_options options = QCOW2_AMEND_OPTIONS_INIT;
+	struct qcow2_amend_result result = {0};
+	struct qcow2_error err = {0};
+	struct cli_progress progress;
+	int rc;
+
+	fill(&options, create, args);
+	options.progress.tick = cli_progress_tick;
+	options.progress.opaque = &progress;
+	cli_interrupt_catch();
+	cli_progress_begin(&progress, args->progress, args->quiet);
+	rc = qcow2_amend(image, &options, &result, &err);
+	if (rc == 0 && !args->dry_run)
+		rc = qcow2_finish(image, &err);
+	cli_progress_end(&progress, rc == 0);
+	if (rc == -ECANCELED)
+		return CANCELED;
+	if (rc < 0)
+		return cli_error("%s", err.message);
+	if (args->dry_run)
+		tell(&result);
+	return EXIT_SUCCESS;
+}
+
+static int run(const char *path, const struct tool_create *create, const struct amend_args *args)
+{
+	struct qcow2_image *image = NULL;
+	int status = EXIT_FAILURE;
+
+	tool_many_files();
+	if (tool_open(&image, path, args->format, NULL,
+		      QCOW2_OPEN_WRITE | tool_cache_write_flags(args->cache)) == 0)
+		status = amend(image, create, args);
+	qcow2_close(image);
+	if (status == CANCELED)
+		cli_interrupt_die();
+	return status == CANCELED ? EXIT_FAILURE : status;
+}
+
+int verb_amend(int argc, char **argv)
+{
+	struct amend_args args = {.cache = TOOL_CACHE_WRITEBACK};
+	struct tool_create create;
+	int status, first = cli_parse(&amend_command, argc, argv, &args, &status);
+	bool is_raw = args.format && strcmp(args.format, "raw") == 0;
+
+	tool_create_init(&create, "amend", "qcow2");
+	create.amend = true;
+	if (first < 0)
+		goto out;
+	status = EXIT_FAILURE;
+	if (args.options.n == 0)
+		cli_usage("amend", "Must specify options (-o)");
+	else if (!tool_known_format(args.format))
+		;
+	else if (is_raw)
+		cli_error("Format driver 'raw' does not support option amendment");
+	else if (collect(&create, &args) < 0)
+		;
+	else if (create.help) {
+		tool_create_print_amend_help("qcow2");
+		status = EXIT_SUCCESS;
+	} else if (argc - first != 1)
+		cli_usage("amend", "Expecting one image file name");
+	else
+		status = run(argv[first], &create, &args);
+out:
+	tool_create_release(&create);
+	cli_list_release(&args.options);
+	return status;
+}

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+/* qcow2 resize: another size for a disk. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/diag.h"
+#include "cli/size.h"
+#include "image.h"
+#include "verb.h"
+
+struct resize_args {
+	const char *format, *prealloc;
+	bool shrink, dry_run, quiet;
+};
+
+#define AT(member) offsetof(struct resize_args, member)
+
+static const struct cli_option resize_options[] = {
+	{'f', "format", CLI_STRING, AT(format), "FMT", "format of the image (default: look)", NULL},
+	{0, "preallocation", CLI_STRING, AT(prealloc), "MODE",
+	 "of what is added: off, metadata, falloc or full", NULL},
+	{0, "shrink", CLI_FLAG, AT(shrink), NULL,
+	 "the disk may become smaller; what is behind its new end is lost", NULL},
+	{0, "dry-run", CLI_FLAG, AT(dry_run), NULL, "only tell what would be lost", NULL},
+	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "say nothing but errors", NULL},
+	CLI_END,
+};
+
+const struct cli_command resize_command = {
+	.name = "resize",
+	.operands = "FILE [+|-]SIZE",
+	.summary = "Gives a disk another size.",
+	.options = resize_options,
+	.notes = "\nSIZE is in bytes, or in the unit behind it: 512, 64k, 100M, 1.5T. With a sign\n"
+		 "it is by how much the disk becomes larger or smaller.",
+	.failure_status = EXIT_FAILURE,
+};
+
+struct order {
+	const char *path;
+	int sign; /* 0: the size itself */
+	uint64_t size;
+	unsigned prealloc;
+};
+
+/* The size stands last; "-1M" looks like an option, so it is taken away before they are read. */
+static int read_size(struct order *o, const char *text)
+{
+	int rc;
+
+	o->sign = text[0] == '+' ? 1 : text[0] == '-' ? -1 : 0;
+	rc = cli_size_parse(text + (o->sign != 0), &o->size);
+	if (rc < 0)
+		return cli_error("'%s' is not a size: expecting bytes, or a number with k, M, G, "
+				 "T, P or E",
+				 text);
+	return 0;
+}
+
+static int read_prealloc(struct order *o, const char *text)
+{
+	static const char *const modes[] = {"off", "metadata", "falloc", "full"};
+
+	for (o->prealloc = 0; text && o->prealloc < sizeof(modes) / sizeof(modes[0]); o->prealloc++)
+		if (strcmp(modes[o->prealloc], text) == 0)
+			return 0;
+	o->prealloc = QCOW2_PREALLOC_OFF;
+	return text ? cli_error("Invalid preallocation mode '%s'", text) : 0;
+}
+
+/* What the disk is to have; 0: no such size. */
+static uint64_t new_size(const struct order *o, uint64_t old)
+{
+	if (o->sign > 0)
+		return o->size > INT64_MAX - old ? 0 : old + o->size;
+	if (o->sign < 0)
+		return o->size > old ? 0 : old - o->size;
+	return o->size > INT64_MAX ? 0 : o->size;
+}
+
+/* Bytes behind the new end that the image itself holds data for. */
+static int count_lost(struct qcow2_image *image, uint64_t size, uint64_t *lost)
+{
+	struct qcow2_error err = {0};
+	struct qcow2_extent e;
+
+	*lost = 0;
+	for (uint64_t off = size; off < qcow2_size(image); off += e.len_bytes) {
+		if (qcow2_map(image, off, qcow2_size(image) - off, &e, &err) < 0) {
+			tool_explain(&err, NULL);
+			return -EIO;
+		}
+		if (e.flags & QCOW2_EXTENT_DATA && e.depth == 0)
+			*lost += e.len_bytes;
+	}
+	return 0;
+}
+
+/* Tells, for people, what a shrink cuts off. */
+static int tell(struct qcow2_image *image, uint64_t size)
+{
+	char cut[CLI_SIZE_TEXT], data[CLI_SIZE_TEXT];
+	uint64_t old = qcow2_size(image), lost = 0;
+
+	if (size < old && count_lost(image, size, &lost) < 0)
+		return EXIT_FAILURE;
+	if (size < old)
+		printf("The disk would lose its last %s (%" PRIu64 " bytes), of which %s (%" PRIu64
+		       " bytes) hold data.\n",
+		       cli_size_human(cut, old - size), old - size, cli_size_human(data, lost),
+		       lost);
+	else
+		printf("The disk would become %s (%" PRIu64
+		       " bytes) larger. Nothing would be lost.\n",
+		       cli_size_human(cut, size - old), size - old);
+	return EXIT_SUCCESS;
+}
+
+static int refuse_to_shrink(void)
+{
+	cli_error("Use the --shrink option to perform a shrink operation.");
+	cli_warn("Shrinking an image will delete all data beyond the shrunken image's end. Before "
+		 "performing such an operation, make sure there is no important data there.");
+	return EXIT_FAILURE;
+}
+
+/* qemu-img's sentences, where it has one of its own for the case. */
+static int explain(const struct qcow2_error *err)
+{
+	return cli_error("%s", err->message);
+}
+
+static int resize(struct qcow2_image *image, const struct order *o, const struct resize_args *args)
+{
+	uint64_t old = qcow2_size(image), size = new_size(o, old);
+	struct qcow2_info info = QCOW2_INFO_INIT;
+	struct qcow2_error err = {0};
+	int rc = qcow2_info(image, &info, &err);
+
+	if (rc < 0)
+		return explain(&err);
+	/* of a raw file the last sector is filled up */
+	if (strcmp(info.format, "raw") == 0 && size % 512 != 0 && size <= INT64_MAX - 511)
+		size = (size + 511) / 512 * 512;
+	if (size == 0)
+		return cli_error("New image size must be positive");
+	if (size <= old && o->prealloc != QCOW2_PREALLOC_OFF)
+		return cli_error("Preallocation can only be used for growing images");
+	if (args->dry_run)
+		return tell(image, size);
+	if (size < old && !args->shrink)
+		return refuse_to_shrink();
+	rc = qcow2_resize(image, size, o->prealloc, args->shrink ? QCOW2_RESIZE_SHRINK : 0, &err);
+	if (rc == 0)
+		rc = qcow2_finish(image, &err);
+	if (rc < 0)
+		return explain(&err);
+	if (!args->quiet)
+		puts("Image resized.");
+	return EXIT_SUCCESS;
+}
+
+int verb_resize(int argc, char **argv)
+{
+	struct resize_args args = {0};
+	struct qcow2_image *image = NULL;
+	struct order o = {0};
+	char *last = argc > 2 && strcmp(argv[argc - 1], "--help") != 0 ? argv[argc - 1] : NULL;
+	int status, first;
+
+	first = cli_parse(&resize_command, last ? argc - 1 : argc, argv, &args, &status);
+	if (first < 0)
+		return status;
+	if (!last)
+		return cli_usage("resize", "Not enough arguments");
+	if (argc - 1 - first != 1)
+		return cli_usage("resize", "Expecting image file name and size");
+	o.path = argv[first];
+	if (read_size(&o, last) != 0 || read_prealloc(&o, args.prealloc) != 0)
+		return EXIT_FAILURE;
+	if (!tool_known_format(args.format))
+		return EXIT_FAILURE;
+	tool_many_files();
+	status = EXIT_FAILURE;
+	if (tool_open(&image, o.path, args.format, NULL, args.dry_run ? 0 : QCOW2_OPEN_WRITE) == 0)
+		status = resize(image, &o, &args);
+	qcow2_close(image);
+	return status;
+}
