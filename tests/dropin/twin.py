@@ -118,6 +118,10 @@ def compare(case, library, work, face):
         folder.mkdir(parents=True)
         copy_images(library, case.words(), folder)
     for command in case.commands:
+        if command[:1] == ["!"]:  # not a command to compare: it is run in both folders
+            for folder in folders:
+                run.command(*command[1:], cwd=folder).succeeded()
+            continue
         ours = run.command(face, *command, cwd=folders[0], env=run.SANITIZER_ENV).ended_well()
         theirs = run.qemu_img(*command, cwd=folders[1])
         pairs = {"code": (ours.code, theirs.code), "output": (alike(ours.out), alike(theirs.out)),
