@@ -1224,6 +1224,15 @@ struct qcow2_check_result {
 	uint64_t image_end_off; /* behind the last cluster that is in use */
 	/* of the active disk; fragmented: doesn't follow the one before it in the file */
 	uint64_t total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+	/*
+	 * Where the space of the file goes: the active disk's data, plain (nothing where an
+	 * external data file has them) and compressed; tables; what only snapshots need; what is
+	 * lost; what lies free between them. Exact for images that are sound, but that with
+	 * snapshots and compressed data the two share what is left over in the clusters of the
+	 * latter.
+	 */
+	uint64_t data_bytes, compressed_bytes, metadata_bytes, snapshot_bytes, leaked_bytes,
+		free_bytes;
 	bool undo_left; /* the undo file is there, for qcow2_check_undo */
 };
 

@@ -307,6 +307,29 @@ void info_rows_put_specific(struct cli_out *out, const struct qcow2_info *info)
 	put_specific(out, "Format specific information", info);
 }
 
+void info_rows_put_usage(struct cli_out *out, const struct qcow2_check_result *usage)
+{
+	const struct {
+		const char *key;
+		uint64_t bytes;
+	} parts[] = {
+		{"data", usage->data_bytes},	     {"compressed", usage->compressed_bytes},
+		{"metadata", usage->metadata_bytes}, {"snapshots", usage->snapshot_bytes},
+		{"leaked", usage->leaked_bytes},     {"free", usage->free_bytes},
+	};
+	char human[CLI_SIZE_TEXT];
+	size_t i;
+
+	cli_out_open(out, out->json ? "usage" : "Space in the file", '{');
+	for (i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+		if (out->json)
+			cli_out_u64(out, parts[i].key, parts[i].bytes);
+		else
+			cli_out_string(out, parts[i].key, cli_size_human(human, parts[i].bytes));
+	}
+	cli_out_close(out);
+}
+
 void info_rows_put_snapshots(struct cli_out *out, const struct qcow2_info *info)
 {
 	put_snapshots(out, out->json ? NULL : "Snapshot list", info);

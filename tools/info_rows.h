@@ -15,4 +15,7 @@ void info_rows_put_specific(struct cli_out *out, const struct qcow2_info *info);
 /* The snapshots alone; in JSON a list, which may be empty. */
 void info_rows_put_snapshots(struct cli_out *out, const struct qcow2_info *info);
 
+/* Where the space of the file goes. */
+void info_rows_put_usage(struct cli_out *out, const struct qcow2_check_result *usage);
+
 #endif

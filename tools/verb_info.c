@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * qcow2 info: what an image says of itself. Reads headers and nothing else: the disk's bytes, the
- * data file and (without --backing-chain) the backing files stay closed.
+ * qcow2 info: what an image says of itself. Reads headers and nothing else (with --usage, all of
+ * its tables): the disk's bytes, the data file and (without --backing-chain) the backing files stay
+ * closed.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -10,6 +11,8 @@
 #include <sys/stat.h>
 
 #include "cli/diag.h"
+#include "cli/size.h"
+#include "cli/utf8.h"
 #include "image.h"
 #include "info_rows.h"
 #include "verb.h"
@@ -17,7 +20,7 @@
 struct info_args {
 	bool image_opts;
 	const char *format;
-	bool force_share, backing_chain;
+	bool force_share, backing_chain, usage;
 	int output;
 };
 
@@ -26,6 +29,8 @@ static const struct cli_option info_options[] = {
 	 "format: qcow2 or raw (default: look)", NULL},
 	{0, "backing-chain", CLI_FLAG, offsetof(struct info_args, backing_chain), NULL,
 	 "go on with its backing files", NULL},
+	{0, "usage", CLI_FLAG, offsetof(struct info_args, usage), NULL,
+	 "where its space goes (reads all its tables)", NULL},
 	{'U', "force-share", CLI_FLAG, offsetof(struct info_args, force_share), NULL,
 	 "read even while another program writes", NULL},
 	{0, "output", CLI_CHOICE, offsetof(struct info_args, output), "text|json",
@@ -50,6 +55,8 @@ struct layer {
 	dev_t dev;
 	ino_t ino;
 	bool has_identity;
+	struct qcow2_check_result usage;
+	bool has_usage;
 };
 
 struct chain {
@@ -136,11 +143,60 @@ static int append_backing(struct chain *chain, unsigned flags)
 	return append(chain, info->backing_path, info->backing_format, flags);
 }
 
+/* Of each image that has tables. Says what went wrong. */
+static int find_usage(struct chain *chain, unsigned flags)
+{
+	struct qcow2_check_options options = QCOW2_CHECK_OPTIONS_INIT;
+	struct qcow2_error err = {0};
+	size_t i;
+	int rc;
+
+	options.flags = flags;
+	for (i = 0; i < chain->n; i++) {
+		struct layer *layer = &chain->layers[i];
+
+		if (strcmp(layer->info.format, "qcow2") != 0)
+			continue;
+		options.format = layer->info.format;
+		rc = qcow2_check(layer->info.filename, &options, &layer->usage, &err);
+		if (rc < 0) {
+			tool_explain(&err, NULL);
+			return rc;
+		}
+		layer->has_usage = true;
+	}
+	return 0;
+}
+
+#define TREE_DEPTH 12 /* what is further below isn't indented more */
+
+/* The chain at a glance, for people: each image stands on the next. */
+static void print_tree(const struct chain *chain)
+{
+	char size[CLI_SIZE_TEXT], disk[CLI_SIZE_TEXT];
+	size_t i;
+
+	for (i = 0; i < chain->n; i++) {
+		const struct qcow2_info *info = &chain->layers[i].info;
+
+		if (i > 0)
+			printf("%*s\\_ ", i > TREE_DEPTH ? 3 * TREE_DEPTH : 3 * (int)(i - 1), "");
+		cli_text_put(stdout, info->filename);
+		printf(" (%s, %s", info->format, cli_size_human(size, info->virtual_size));
+		if (info->has_disk_bytes)
+			printf(", %s on disk", cli_size_human(disk, info->disk_bytes));
+		puts(")");
+	}
+	putchar('\n');
+}
+
 static void print_chain(const struct chain *chain, bool json, bool as_list)
 {
 	struct cli_out out;
 	size_t i;
 
+	if (as_list && !json && !cli_is_face())
+		print_tree(chain);
 	cli_out_init(&out, stdout, json);
 	if (json && as_list)
 		cli_out_open(&out, NULL, '[');
@@ -149,6 +205,8 @@ static void print_chain(const struct chain *chain, bool json, bool as_list)
 			putchar('\n');
 		cli_out_open(&out, NULL, '{');
 		info_rows_put(&out, &chain->layers[i].info);
+		if (chain->layers[i].has_usage)
+			info_rows_put_usage(&out, &chain->layers[i].usage);
 		cli_out_close(&out);
 	}
 	if (json && as_list)
@@ -176,6 +234,8 @@ int verb_info(int argc, char **argv)
 		    flags | (args.image_opts ? TOOL_OPEN_IMAGE_OPTS : 0));
 	while (rc == 0 && args.backing_chain)
 		rc = append_backing(&chain, flags);
+	if (rc >= 0 && args.usage)
+		rc = find_usage(&chain, flags);
 	if (rc >= 0)
 		print_chain(&chain, args.output == TOOL_OUTPUT_JSON, args.backing_chain);
 	chain_release(&chain);

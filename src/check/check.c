@@ -170,6 +170,8 @@ static int examine(struct check_run *run, struct qcow2_error *err)
 		ret = check_overlaps(run);
 	if (ret == 0)
 		ret = check_compare(run, err);
+	if (ret == 0)
+		check_usage(run);
 	return ret;
 }
 

@@ -122,6 +122,9 @@ struct check_result {
 	uint64_t corruptions_fixed, leaks_fixed;
 	uint64_t image_end_off; /* behind the last cluster that is in use */
 	uint64_t total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+	/* Where the space of the file goes. */
+	uint64_t data_bytes, compressed_bytes, metadata_bytes, snapshot_bytes, leaked_bytes,
+		free_bytes;
 	/*
 	 * What is damaged may have pointed to clusters that look unused: nothing was freed, and
 	 * nothing should be.

@@ -31,6 +31,7 @@ static int scan_snapshot(struct check_run *run, const struct format_snapshot *s,
 			 uint64_t record_off, struct qcow2_error *err)
 {
 	uint64_t len = (uint64_t)s->l1_entries * LAYOUT_L1_ENTRY_LEN;
+	uint64_t tables;
 	int ret = 0;
 
 	if (run->header.version >= 3 && !s->has_disk_size)
@@ -40,7 +41,9 @@ static int scan_snapshot(struct check_run *run, const struct format_snapshot *s,
 	if (s->l1_entries > LAYOUT_L1_ENTRIES_MAX || !is_aligned(s->l1_off, run->g.cluster_size) ||
 	    s->l1_off > INT64_MAX - len)
 		return report_at(run, CHECK_SNAPSHOT_L1, s->l1_off);
+	tables = run->table_clusters;
 	ret = check_count_table(run, s->l1_off, len, CHECK_TABLE_PAST_END, err);
+	run->table_clusters = tables; /* it isn't the active disk's */
 	if (ret == 0 && check_ranges_add(&run->inactive_l1, s->l1_off, len) < 0)
 		ret = check_no_memory(err);
 	return ret;

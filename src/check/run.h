@@ -61,7 +61,10 @@ struct check_run {
 	unsigned tolerated;
 
 	struct counts counts;
-	struct run_l2 *l2; /* once collected: sorted, each table once */
+	uint64_t table_clusters;  /* counted for anything but L2 tables and what they point to */
+	uint64_t packed_clusters; /* with compressed data of the active disk */
+	uint64_t packed_end;	  /* behind the last of them */
+	struct run_l2 *l2;	  /* once collected: sorted, each table once */
 	uint64_t nl2, l2_cap;
 	struct run_ranges inactive_l1; /* L1 tables of snapshots */
 	struct run_ranges bitmap_tables;
@@ -211,6 +214,13 @@ int check_copied(struct check_run *run, struct qcow2_error *err);
 bool check_counts_fit(const struct check_run *run, uint64_t first, const uint8_t *block,
 		      uint64_t idx, uint64_t n);
 int check_compare(struct check_run *run, struct qcow2_error *err);
+
+/* ---- usage.c ---- */
+
+/* Compressed data of the active disk touch n clusters. */
+void check_usage_packed(struct check_run *run, uint64_t first, uint64_t n);
+/* Where the space of the file goes. After counting all and sealing. */
+void check_usage(struct check_run *run);
 
 /* ---- change.c: changing tables in place ---- */
 

@@ -35,6 +35,7 @@ bool check_past_end(const struct check_run *run, uint64_t host_off, uint64_t len
 int check_count_cluster(struct check_run *run, uint64_t host_off, uint64_t refs,
 			struct qcow2_error *err)
 {
+	run->table_clusters++;
 	if (counts_add(&run->counts, host_off >> run->g.cluster_bits, refs) < 0)
 		return check_no_memory(err);
 	return 0;
@@ -87,6 +88,7 @@ int check_count_table(struct check_run *run, uint64_t host_off, uint64_t len_byt
 			return ret;
 		end = run->file_size;
 	}
+	run->table_clusters += div_ceil(end, cs) - host_off / cs;
 	if (counts_run(&run->counts, host_off / cs, div_ceil(end, cs) - host_off / cs, 1) < 0)
 		return check_no_memory(err);
 	return 0;

@@ -95,7 +95,7 @@ static int scan_compressed(struct check_run *run, const struct l2_view *v,
 		return report_l2(run, CHECK_DATA_PAST_END, v, e);
 	for (off = align_down(e->host_off, cs); ret == 0 && off < e->host_off + e->compressed_len;
 	     off += cs)
-		ret = check_count_cluster(run, off, v->table->refs, err);
+		ret = check_count_row(run, off, 1, v->table->refs, 0, err);
 	return ret;
 }
 
@@ -290,6 +290,7 @@ static int take_row(struct check_run *run, struct l2_view *v, uint64_t row, stru
 	unsigned claim = 0;
 
 	if (times > 0 && (row & 3) == ROW_PACKED) {
+		check_usage_packed(run, first, n);
 		res->allocated_clusters += times;
 		res->compressed_clusters += times;
 		res->fragmented_clusters += times;

@@ -114,6 +114,12 @@ static void fill(struct qcow2_check_result *result, const struct check_result *r
 	result->allocated_clusters = r->allocated_clusters;
 	result->fragmented_clusters = r->fragmented_clusters;
 	result->compressed_clusters = r->compressed_clusters;
+	result->data_bytes = r->data_bytes;
+	result->compressed_bytes = r->compressed_bytes;
+	result->metadata_bytes = r->metadata_bytes;
+	result->snapshot_bytes = r->snapshot_bytes;
+	result->leaked_bytes = r->leaked_bytes;
+	result->free_bytes = r->free_bytes;
 }
 
 static int examine(struct qcow2_storage store, const struct qcow2_check_options *o,

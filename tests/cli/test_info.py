@@ -17,8 +17,14 @@ from lib.run import qemu_img, tool  # noqa: E402
 def equal(*words, work, **how):
     ours = tool("info", *words, cwd=work, **how).succeeded()
     theirs = qemu_img("info", *words, cwd=work, **how).succeeded()
-    assert ours.out == theirs.out, ours.describe() + "\n" + theirs.describe()
+    text = without_tree(ours.out) if "--backing-chain" in words else ours.out
+    assert text == theirs.out, ours.describe() + "\n" + theirs.describe()
     assert ours.err == "", ours.describe()
+
+
+def without_tree(text):
+    """Without the chain at a glance, which we have in front of it."""
+    return text if text.startswith("[") else text.partition("\n\n")[2]
 
 
 @pytest.mark.parametrize("make", zoo.ALL)
@@ -147,3 +153,52 @@ def test_every_image_is_valid_json(work):
         result = tool("info", "--output=json", name, cwd=folder).succeeded()
         assert json.loads(result.out)["filename"] == name
         assert result.out.isascii()
+
+
+def usage(work, name, *words):
+    return tool("info", "--usage", "--output=json", *words, name, cwd=work).json()["usage"]
+
+
+def test_where_the_space_goes(work):
+    name = zoo.create(work, "disk.qcow2", "64M")
+    zoo.io(work, name, "write -P 1 0 1M", "write -c -P 2 2M 64k", "write -c -P 3 3M 64k")
+    now = usage(work, name)
+    # header, refcount table and block, L1 table, L2 table
+    assert now["data"] == 1 << 20 and now["metadata"] == 5 << 16
+    assert 0 < now["compressed"] <= 1 << 16 and now["snapshots"] == now["leaked"] == 0
+    assert sum(now.values()) >= Path(work, name).stat().st_size
+
+    qemu_img("snapshot", "-c", "s", name, cwd=work).succeeded()
+    zoo.io(work, name, "write -P 4 0 256k")
+    then = usage(work, name)
+    assert then["data"] == 1 << 20
+    assert then["snapshots"] >= 256 << 10
+
+
+def test_what_is_lost_and_what_is_free(work):
+    name = zoo.create(work, "disk.qcow2", "64M")
+    zoo.io(work, name, "write -P 1 0 512k")
+    size = Path(work, name).stat().st_size
+    with open(Path(work, name), "r+b") as f:
+        f.truncate(size + (4 << 16))
+    zoo.patch(work, name, 0x20000 + 2 * (size >> 16), struct.pack(">H", 1))
+    now = usage(work, name)
+    assert (now["leaked"], now["free"]) == (1 << 16, 3 << 16)
+    text = tool("info", "--usage", name, cwd=work).succeeded().out
+    assert "Space in the file:\n    data: 512 KiB\n" in text and "    leaked: 64 KiB\n" in text
+
+
+def test_the_data_of_a_data_file_are_elsewhere(work):
+    name = zoo.create(work, "disk.qcow2", "-o", "data_file=disk.data", "64M")
+    zoo.io(work, name, "write -P 1 0 1M")
+    assert usage(work, name)["data"] == 0
+
+
+def test_the_chain_at_a_glance(work):
+    zoo.create(work, "a.qcow2", "1M")
+    zoo.create(work, "b.qcow2", "-b", "a.qcow2", "-F", "qcow2", "2M")
+    zoo.create(work, "c.qcow2", "-b", "b.qcow2", "-F", "qcow2", "3M")
+    tree = tool("info", "--backing-chain", "c.qcow2", cwd=work).succeeded().out.splitlines()[:4]
+    assert [line.partition(",")[0] for line in tree] == [
+        "c.qcow2 (qcow2", "\\_ b.qcow2 (qcow2", "   \\_ a.qcow2 (qcow2", ""]
+    assert " 3 MiB, " in tree[0] and " 1 MiB, " in tree[2] and tree[0].endswith(" on disk)")

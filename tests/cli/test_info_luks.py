@@ -64,7 +64,10 @@ def equal(name, work, *words):
     for output in ("human", "json"):
         ours = tool("info", *words, f"--output={output}", name, cwd=work).succeeded()
         theirs = qemu_img("info", *words, f"--output={output}", name, cwd=work).succeeded()
-        assert ours.out == theirs.out, ours.describe() + "\n" + theirs.describe()
+        text = ours.out
+        if output == "human" and "--backing-chain" in words:
+            text = text.partition("\n\n")[2]  # behind the chain at a glance
+        assert text == theirs.out, ours.describe() + "\n" + theirs.describe()
         assert ours.err == "", ours.describe()
         assert "cipher" in ours.out, ours.describe()
     return json.loads(ours.out)
@@ -137,9 +140,9 @@ def told_and_the_rest_is_shown(name, work, *words):
     for output in ("human", "json"):
         result = tool("info", f"--output={output}", name, cwd=work).succeeded()
         assert len(result.warnings()) == 1, result.describe()
-        assert result.warnings() == result.err.splitlines(), result.describe()
-        for word in (name, "LUKS header", *words):
-            assert word in result.err, result.describe()
+        assert len(result.err.splitlines()) == 1, result.describe()
+        for word in (name, "LUKS header", *(words if output == "human" else ())):
+            assert word in result.warnings()[0], result.describe()
         if output == "json":
             described = json.loads(result.out)
             assert encrypt(described) == {"format": "luks"}
