@@ -146,7 +146,11 @@ int verb_dd(int argc, char **argv)
 		return status;
 	if (!args.input || !args.output)
 		return cli_usage("dd", "Must specify both input and output files");
-	if (!tool_known_format(args.format) || !tool_known_format(args.target_format))
+	cli_set_subject("dd", args.input);
+	if (!tool_known_format(args.format))
+		return EXIT_FAILURE;
+	cli_set_subject("dd to", args.output);
+	if (!tool_known_format(args.target_format))
 		return EXIT_FAILURE;
 	tool_many_files();
 	status = EXIT_FAILURE;
