@@ -231,6 +231,8 @@ const struct cli_words compat_qemu_img_words[] = {
 
 	/* opening an image */
 	{NULL, "unknown format '*'; *", "Could not open '$@': Unknown driver '$1'", NO},
+	{NULL, "The 'file' block driver requires a file name",
+	 "Could not open '$@': The 'file' block driver requires a file name", NO},
 	{NULL, "can't open \"\": *",
 	 "Could not open '': The 'file' block driver requires a file name", NO},
 	{NULL, "can't open \"*\": it is a *, not a file or block device",
