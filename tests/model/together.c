@@ -125,8 +125,12 @@ static void resize_step(struct team *t, uint64_t *rng)
 	uint64_t least = t->w->size, most = t->w->max_size;
 	uint64_t size = least + rnd_below(rng, (most - least) / SECTOR + 1) * SECTOR;
 	struct qcow2_error err = {0};
-	int ret = qcow2_resize(t->image, size, QCOW2_PREALLOC_OFF, QCOW2_RESIZE_SHRINK, &err);
+	int ret;
 
+	/* what is added counts as changed */
+	world_touch(t->w, min_u64(size, t->end_size),
+		    max_u64(size, t->end_size) - min_u64(size, t->end_size));
+	ret = qcow2_resize(t->image, size, QCOW2_PREALLOC_OFF, QCOW2_RESIZE_SHRINK, &err);
 	if (ret == 0) {
 		t->end_size = size;
 	} else if (ret != -ENOTSUP || t->w->c.version != 2) {
