@@ -267,7 +267,7 @@ def main():
         if build(run, "gcc, TSan", "gcc", TSAN, [*OPTIONS, "-Db_sanitize=thread"]):
             meson_tests(run, "unit tests under TSan", TSAN, *threaded_tests(TSAN))
         if build(run, "clang, libFuzzer", "clang", CLANG,
-                 [*SANITIZED, "-Db_lundef=false", "-Dfuzz=true"]):
+                 [*SANITIZED, "-Db_lundef=false", "-Dfuzz=true", "-Dtests=false"]):
             fuzz(run)
     return run.finish()
 
