@@ -30,7 +30,7 @@ static const struct cli_option amend_cli_options[] = {
 	{'o', "options", CLI_LIST, AT(options), "LIST",
 	 "NAME=VALUE,... of the image: see '-o help'", NULL},
 	{0, "shrink", CLI_FLAG, AT(shrink), NULL,
-	 "the size may be smaller; what is behind the new end is lost", NULL},
+	 "it may become smaller: what is behind is lost", NULL},
 	{0, "force", CLI_FLAG, AT(force), NULL, "accepted: nothing here needs it", NULL},
 	{0, "dry-run", CLI_FLAG, AT(dry_run), NULL, "only tell what would be done", NULL},
 	{'t', NULL, CLI_CHOICE, AT(cache), "CACHE", "cache mode of the image", tool_cache_modes},

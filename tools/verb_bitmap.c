@@ -35,7 +35,7 @@ static const struct cli_option bitmap_options[] = {
 	{0, "merge", CLI_STEP, AT(steps), "SOURCE", "what is dirty in SOURCE is so in it, too",
 	 NULL},
 	{'g', "granularity", CLI_SIZE, AT(granularity), "SIZE",
-	 "of --add: 512 to 2G (default: the cluster size, 4k to 64k)", NULL},
+	 "of --add: 512 to 2G (default: a cluster)", NULL},
 	{'b', "source-file", CLI_STRING, AT(source), "FILE", "the image that SOURCE is of", NULL},
 	{'F', "source-format", CLI_STRING, AT(source_format), "FMT", "format of that image", NULL},
 	{'f', "format", CLI_STRING, AT(format), "FMT", "format of FILE (default: look)", NULL},

@@ -58,9 +58,8 @@ static const struct cli_option convert_options[] = {
 	{'T', NULL, CLI_CHOICE, AT(source_cache), "CACHE", NULL, tool_cache_modes},
 	{'U', "force-share", CLI_FLAG, AT(force_share), NULL, "read even while others write", NULL},
 	{0, "salvage", CLI_FLAG, AT(salvage), NULL, "what can't be read becomes zeros", NULL},
-	{0, "bitmaps", CLI_FLAG, AT(bitmaps), NULL, "copy the dirty bitmaps, too (qcow2)", NULL},
-	{0, "skip-broken-bitmaps", CLI_FLAG, AT(skip_broken), NULL,
-	 "with --bitmaps: leave out inconsistent ones", NULL},
+	{0, "bitmaps", CLI_FLAG, AT(bitmaps), NULL, "copy bitmaps, too (but broken ones)", NULL},
+	{0, "skip-broken-bitmaps", CLI_FLAG, AT(skip_broken), NULL, NULL, NULL},
 	{0, "force", CLI_FLAG, AT(force), NULL, "replace a target that isn't empty", NULL},
 	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "show nothing but errors", NULL},
@@ -74,7 +73,6 @@ const struct cli_command convert_command = {
 	.operands = "SOURCE... TARGET",
 	.summary = "Copies disks, one behind the other, into a new image.",
 	.options = convert_options,
-	.notes = "CACHE is none, writeback, writethrough, directsync or unsafe.",
 	.failure_status = EXIT_FAILURE,
 };
 

@@ -23,7 +23,7 @@ static const struct cli_option resize_options[] = {
 	{0, "preallocation", CLI_STRING, AT(prealloc), "MODE",
 	 "of what is added: off, metadata, falloc or full", NULL},
 	{0, "shrink", CLI_FLAG, AT(shrink), NULL,
-	 "the disk may become smaller; what is behind its new end is lost", NULL},
+	 "it may become smaller: what is behind is lost", NULL},
 	{0, "dry-run", CLI_FLAG, AT(dry_run), NULL, "only tell what would be lost", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "say nothing but errors", NULL},
 	CLI_END,

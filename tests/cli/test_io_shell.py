@@ -71,7 +71,7 @@ def test_names_and_versions(work):
     assert run("--help").out.startswith("Usage: qemu-io [OPTION]... [FILE]\n")
     result = run("--frob")
     assert result.code == 1 and result.out == ""
-    assert result.err == ("qemu-io: unknown option '--frob'\n"
+    assert result.err == ("qemu-io: unrecognized option '--frob'\n"
                           "Try 'qemu-io --help' for more information\n")
 
 
