@@ -90,8 +90,10 @@ static int note(void *opaque, const struct check_report *r)
 
 static struct log findings_of(uint32_t cluster_bits, bool in_pairs)
 {
-	struct huge h = {
-		.size = TIB, .cluster_bits = cluster_bits, .in_pairs = in_pairs, .damaged = true};
+	struct huge h = {.size = cluster_bits > 16 ? TIB : TIB / 64,
+			 .cluster_bits = cluster_bits,
+			 .in_pairs = in_pairs,
+			 .damaged = true};
 	struct log log = {0};
 	struct check_options options = {.report = note, .opaque = &log};
 	struct check_result result;
