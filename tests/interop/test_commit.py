@@ -55,7 +55,8 @@ def test_into_the_backing_file(top, base, work, rng):
     left = qemu_img("map", "--output=json", "layer1", cwd=ours).json()
     assert all(e["depth"] > 0 or not e["present"] for e in left), left
     length = [os.path.getsize(os.path.join(folder, "layer1")) for folder in (theirs, ours)]
-    assert length[1] <= length[0], length
+    # but for the table in a version 2 image, which ends where its last entry does
+    assert length[1] < length[0] + 512, length
 
 
 @pytest.mark.parametrize("base", [0, 1])

@@ -95,7 +95,11 @@ def same_info(path, *words, **how):
         assert ours == theirs
     ours = tool("info", *words, path, **how).succeeded()
     theirs = qemu_img("info", *words, path, **how).succeeded()
-    same_lists(ours.out.splitlines(), theirs.out.splitlines(), ("qcow2", "qemu-img"))
+    lines = ours.out.splitlines()
+    # a chain is shown as a tree first, which qemu-img doesn't have
+    while lines and not lines[0].startswith("image: "):
+        lines.pop(0)
+    same_lists(lines, theirs.out.splitlines(), ("qcow2", "qemu-img"))
 
 
 def reads_right(layer, path, work, **how):
