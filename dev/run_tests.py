@@ -192,7 +192,8 @@ def threaded_tests(folder):
                             capture_output=True, text=True).stdout
     # The last three have many threads, but take minutes here, and job_convert meets the same code.
     alone = ("format_", "codec", "cli_", "image_fresh", "crash_", "fault_", "cost_", "model_alone",
-             "engine_judges", "job_convert_same", "job_convert_inplace", "job_convert_faults")
+             "engine_judges", "job_convert_same", "job_convert_inplace", "job_convert_faults",
+             "storage_undo", "storage_syscalls", "check_cuts", "check_repair", "engine_limits")
     return [t["name"] for t in json.loads(listed)
             if not t["name"].startswith(alone) and not t["suite"][0].endswith(":style")]
 

@@ -108,7 +108,7 @@ static void read_state(struct qcow2_image *image, uint8_t *buf)
 {
 	struct qcow2_error err = {0};
 
-	for (uint64_t pos = 0; pos < UINT64_MAX / 8; pos = pos * 16 + 4096) {
+	for (uint64_t pos = 0; pos < UINT64_MAX / 32; pos = pos * 16 + 4096) {
 		if (qcow2_vmstate_read(image, buf, READ_MAX, pos, &err) < 0)
 			CHECK(err.message[0]);
 	}

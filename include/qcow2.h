@@ -573,9 +573,9 @@ size_t qcow2_queue_poll(struct qcow2_queue *queue, struct qcow2_request **reques
 			size_t min_done);
 
 /*
- * A descriptor that is readable while there is something for qcow2_queue_poll to do; for an event
- * loop, not to be read from. It is the queue's. Negative errno if there can be none. To be asked
- * for before the first request is submitted.
+ * A descriptor that is readable while there is something for qcow2_queue_poll to do, and now and
+ * then when there isn't any more; for an event loop, not to be read from. It is the queue's.
+ * Negative errno if there can be none. To be asked for before the first request is submitted.
  */
 int qcow2_queue_fd(struct qcow2_queue *queue, struct qcow2_error *err);
 
