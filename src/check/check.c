@@ -8,8 +8,6 @@
 #include "base/num.h"
 #include "check/run.h"
 
-#define PASSES_MAX 8 /* in which a repair may change what there is to count */
-
 struct check_report check_blank(enum check_finding finding)
 {
 	return (struct check_report){
@@ -224,7 +222,7 @@ static int repair_leaks(struct check_run *run, struct qcow2_error *err)
  * A file that ends too early isn't made longer: what is missing would come back as zeros, or as
  * part of the new structure, and nothing would tell any more that it is lost.
  */
-static bool is_cut_off(const struct check_run *run)
+bool check_is_cut_off(const struct check_run *run)
 {
 	return run->found[CHECK_DATA_PAST_END] > 0 || run->found[CHECK_L2_PAST_END] > 0 ||
 	       run->found[CHECK_TABLE_PAST_END] > 0;
@@ -234,7 +232,7 @@ int check_repair_refcounts(struct check_run *run, struct qcow2_error *err)
 {
 	int ret = 0;
 
-	if (run->needs_rebuild && !is_cut_off(run)) {
+	if (run->needs_rebuild && !check_is_cut_off(run)) {
 		struct check_report r = check_blank(CHECK_NEEDS_REBUILD);
 
 		r.repaired = true;
@@ -251,7 +249,7 @@ int check_repair_refcounts(struct check_run *run, struct qcow2_error *err)
 static int rebuild_first(struct check_run *run, bool *done, struct qcow2_error *err)
 {
 	if ((run->found[CHECK_L2_SHARED] == 0 && run->found[CHECK_TABLE_SHARED] == 0) ||
-	    !run->needs_rebuild || is_cut_off(run))
+	    !run->needs_rebuild || check_is_cut_off(run))
 		return 0;
 	(void)done; /* the counts hold: the rebuild has kept them up */
 	return check_repair_refcounts(run, err);
@@ -268,7 +266,7 @@ static int repair_structure(struct check_run *run, struct qcow2_error *err)
 	};
 	int ret = 0;
 
-	if (!(run->options.repair & CHECK_REPAIR_CLEAR) || run->passes >= PASSES_MAX)
+	if (!(run->options.repair & CHECK_REPAIR_CLEAR) || run->passes >= RUN_PASSES_MAX)
 		return 0;
 	for (size_t i = 0; ret == 0 && !run->again && i < ARRAY_LEN(steps); i++)
 		ret = steps[i](run, &run->again, err);

@@ -88,8 +88,7 @@ void counts_sort(struct counts *c)
 	chunks_sort(&c->chunks);
 }
 
-/* The number of edges at or before the cluster. */
-static uint64_t edges_before(const struct counts *c, uint64_t cluster_idx)
+uint64_t counts_edges_before(const struct counts *c, uint64_t cluster_idx)
 {
 	uint64_t low = 0, high = c->nedges;
 
@@ -104,10 +103,9 @@ static uint64_t edges_before(const struct counts *c, uint64_t cluster_idx)
 	return low;
 }
 
-/* How many runs cover the cluster, and where that changes next. */
-static uint64_t run_level(const struct counts *c, uint64_t cluster_idx, uint64_t *until)
+uint64_t counts_level(const struct counts *c, uint64_t cluster_idx, uint64_t *until)
 {
-	uint64_t n = edges_before(c, cluster_idx);
+	uint64_t n = counts_edges_before(c, cluster_idx);
 
 	*until = n < c->nedges ? c->edges[n].cluster_idx : UINT64_MAX;
 	return n > 0 ? c->edges[n - 1].level : 0;
@@ -134,7 +132,7 @@ static uint64_t count_in(const struct counts *c, const struct chunk *chunk, uint
 
 uint64_t counts_get(const struct counts *c, uint64_t cluster_idx)
 {
-	uint64_t until, level = run_level(c, cluster_idx, &until);
+	uint64_t until, level = counts_level(c, cluster_idx, &until);
 
 	return saturated(level, count_in(c, find(c, cluster_idx), cluster_idx));
 }
@@ -142,14 +140,14 @@ uint64_t counts_get(const struct counts *c, uint64_t cluster_idx)
 bool counts_states(const struct counts *c, uint64_t first, struct counts_state s[COUNTS_CHUNK])
 {
 	const struct chunk *chunk = find(c, first);
-	uint64_t until, level = run_level(c, first, &until);
+	uint64_t until, level = counts_level(c, first, &until);
 
 	if (!chunk && level == 0 && until - first >= COUNTS_CHUNK)
 		return false;
 	chunks_states(&c->chunks, chunk, first % CHUNK_CLUSTERS, COUNTS_CHUNK, s);
 	for (unsigned i = 0; i < COUNTS_CHUNK; i++) {
 		if (first + i == until)
-			level = run_level(c, first + i, &until);
+			level = counts_level(c, first + i, &until);
 		s[i].count = saturated(level, s[i].count);
 	}
 	return true;
@@ -168,7 +166,7 @@ bool counts_group(const struct counts *c, uint64_t first, uint64_t group[COUNTS_
 
 bool counts_same(const struct counts *c, uint64_t first, uint64_t n, struct counts_state *same)
 {
-	uint64_t until, level = run_level(c, first, &until);
+	uint64_t until, level = counts_level(c, first, &until);
 
 	if (until - first < n ||
 	    !chunks_same(&c->chunks, find(c, first), first % CHUNK_CLUSTERS, (unsigned)n, same))
@@ -180,7 +178,7 @@ bool counts_same(const struct counts *c, uint64_t first, uint64_t n, struct coun
 /* As counts_next, but the span may be of clusters that aren't referenced. Never empty. */
 static void span_at(const struct counts *c, uint64_t from, uint64_t end, struct counts_span *span)
 {
-	uint64_t until, level = run_level(c, from, &until), stop = min_u64(end, until);
+	uint64_t until, level = counts_level(c, from, &until), stop = min_u64(end, until);
 	uint64_t key = from / CHUNK_CLUSTERS;
 	const struct chunk *chunk = find(c, from);
 
@@ -220,7 +218,7 @@ uint64_t counts_find_free(const struct counts *c, uint64_t from, uint64_t n)
 		unsigned i = from % COUNTS_CHUNK;
 		bool any;
 
-		if (run_level(c, from, &until) > 0) {
+		if (counts_level(c, from, &until) > 0) {
 			from = until;
 			run = 0;
 			continue;

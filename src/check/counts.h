@@ -47,6 +47,10 @@ int counts_run(struct counts *c, uint64_t first, uint64_t nclusters, int64_t del
  */
 void counts_seal(struct counts *c);
 uint64_t counts_get(const struct counts *c, uint64_t cluster_idx);
+/* The number of edges at or before the cluster. */
+uint64_t counts_edges_before(const struct counts *c, uint64_t cluster_idx);
+/* How many runs cover the cluster, and where that changes next. */
+uint64_t counts_level(const struct counts *c, uint64_t cluster_idx, uint64_t *until);
 /* The counts of 64 clusters from first (a multiple of 64) on; false if all of them are 0. */
 bool counts_group(const struct counts *c, uint64_t first, uint64_t group[COUNTS_CHUNK]);
 /* The same, and what is claimed of each. */

@@ -22,7 +22,9 @@
 #define UNIT_MAX 7u /* clusters that move together: a compressed cluster touches three at most */
 #define SNAPSHOT_RECORD_MAX (LAYOUT_SNAP_FIXED_LEN + LAYOUT_SNAPSHOT_EXTRA_MAX + 2 * 65535)
 
-#define L1_MOVES_MAX 64u /* in one pass */
+/* In one pass. More than that no image needs but one that was made to take time and space. */
+#define L1_MOVES_MAX 64u
+#define L1_BYTES_MAX (64u << 20)
 
 struct moved_l1 {
 	uint64_t word_off; /* where its place is stored */
@@ -34,9 +36,13 @@ struct move {
 	unsigned nl1;
 	bool too_many;	 /* then nothing moves */
 	uint64_t budget; /* clusters that copies of L1 tables may take */
-	uint64_t from;	 /* where free clusters are looked for */
+	/* Where so many free clusters in a row are looked for: none are given back meanwhile, so
+	   that it need not be searched again before the last that were found. */
+	uint64_t from[UNIT_MAX + 1];
+	uint64_t end_idx; /* behind the last copy */
 	struct longs to; /* first cluster and number of those that move, to the first of the copy */
 	bool any;
+	bool stuck;	/* a copy's count has no place, and can't get one */
 	bool switching; /* the copies are there, now entries are changed */
 };
 
@@ -69,20 +75,52 @@ static uint64_t key_of_l2(uint64_t host_off, uint32_t cluster_bits)
 	return key_of(host_off >> cluster_bits, 0);
 }
 
-static int copy_clusters(struct check_run *run, uint64_t first, uint64_t n, uint64_t to,
-			 struct qcow2_error *err)
+/* Holes stay holes where the copy is behind the end of the file: see reach_end. */
+static int copy_clusters(struct check_run *run, struct move *m, uint64_t first, uint64_t n,
+			 uint64_t to, struct qcow2_error *err)
 {
-	uint32_t bits = run->g.cluster_bits;
-	size_t cs = (size_t)run->g.cluster_size;
+	uint64_t len = n << run->g.cluster_bits, from_off = first << run->g.cluster_bits;
+	uint64_t to_off = to << run->g.cluster_bits, part;
 	int ret = 0;
 
 	run->changed = true;
-	for (uint64_t i = 0; ret == 0 && i < n; i++) {
-		ret = storage_read(run->file, run->block, cs, (first + i) << bits, err);
+	m->end_idx = max_u64(m->end_idx, to + n);
+	for (uint64_t done = 0; ret == 0 && done < len; done += part) {
+		if (to_off >= run->file_size &&
+		    check_is_hole(run, from_off + done, len - done, &part))
+			continue;
+		part = min_u64(len - done, RUN_PIECE);
+		ret = storage_read(run->file, run->piece, (size_t)part, from_off + done, err);
 		if (ret == 0)
-			ret = storage_write(run->file, run->block, cs, (to + i) << bits, err);
+			ret = storage_write(run->file, run->piece, (size_t)part, to_off + done,
+					    err);
 	}
 	return ret;
+}
+
+/* The file ends behind the last copy, also if that ends in a hole. */
+static int reach_end(struct check_run *run, const struct move *m, struct qcow2_error *err)
+{
+	static const uint8_t zeros[LAYOUT_SECTOR];
+	uint64_t end = m->end_idx << run->g.cluster_bits, size;
+	int ret = storage_size(run->file, &size, err);
+
+	if (ret == 0 && size < end)
+		ret = storage_write(run->file, zeros, sizeof(zeros), end - sizeof(zeros), err);
+	return ret;
+}
+
+/* Nonzero, and stuck: there is none whose counts could be stored. */
+static int find_place(const struct check_run *run, struct move *m, uint64_t n, uint64_t *place)
+{
+	uint64_t *from = &m->from[min_u64(n, UNIT_MAX)];
+
+	*place = counts_find_free(&run->counts, *from, n);
+	if (n <= UNIT_MAX)
+		*from = *place + n;
+	for (uint64_t i = *place; !m->stuck && i < *place + n; i++)
+		m->stuck = check_is_cut_off(run) && !check_has_block(run, i);
+	return m->stuck;
 }
 
 /* Makes a copy, if there is none yet, that has refs references more. */
@@ -93,8 +131,9 @@ static int copy_unit(struct check_run *run, struct move *m, uint64_t key, uint64
 	int ret = 0;
 
 	if (place == 0) {
-		place = counts_find_free(&run->counts, m->from, n);
-		ret = copy_clusters(run, first, n, place, err);
+		ret = find_place(run, m, n, &place);
+		if (ret == 0)
+			ret = copy_clusters(run, m, first, n, place, err);
 		if (ret == 0 && longs_set(&m->to, key, place) < 0)
 			ret = check_no_memory(err);
 		m->any = true;
@@ -108,10 +147,12 @@ static int copy_unit(struct check_run *run, struct move *m, uint64_t key, uint64
 }
 
 /* All copies are there: their counts. */
-static int settle_copies(struct check_run *run, struct qcow2_error *err)
+static int settle_copies(struct check_run *run, const struct move *m, struct qcow2_error *err)
 {
-	int ret = storage_flush(run->file, err);
+	int ret = reach_end(run, m, err);
 
+	if (ret == 0)
+		ret = storage_flush(run->file, err);
 	return ret == 0 ? check_repair_refcounts(run, err) : ret;
 }
 
@@ -167,7 +208,7 @@ static int move_data(struct check_run *run, struct move *m, struct qcow2_error *
 
 	if (ret != 0 || !m->any)
 		return ret;
-	ret = settle_copies(run, err);
+	ret = settle_copies(run, m, err);
 	m->switching = true;
 	return ret == 0 ? go_over_data(run, m, err) : ret;
 }
@@ -233,7 +274,7 @@ static int move_l2_tables(struct check_run *run, struct move *m, struct qcow2_er
 	}
 	if (ret != 0 || !m->any)
 		return ret;
-	ret = settle_copies(run, err);
+	ret = settle_copies(run, m, err);
 	run->moving = &m->to;
 	if (ret == 0)
 		ret = switch_l1_tables(run, run->header.l1_off,
@@ -252,12 +293,17 @@ static int move_l2_tables(struct check_run *run, struct move *m, struct qcow2_er
 static bool is_over_table(const struct check_run *run, const struct move *m, uint64_t first,
 			  uint64_t n)
 {
-	for (uint64_t i = first; i < first + n; i++) {
-		uint64_t gone = 0;
+	for (uint64_t i = first, until; i < first + n; i = until) {
+		uint64_t gone = 0, tables = check_tables_until(run, i, &until);
 
-		for (unsigned k = 0; k < m->nl1; k++)
-			gone += i >= m->l1[k].first && i - m->l1[k].first < m->l1[k].nclusters;
-		if (check_tables_at(run, i) > gone + 1)
+		for (unsigned k = 0; k < m->nl1; k++) {
+			uint64_t start = m->l1[k].first, end = start + m->l1[k].nclusters;
+
+			gone += i >= start && i < end;
+			if (i < end)
+				until = min_u64(until, i < start ? start : end);
+		}
+		if (tables > gone + 1)
 			return true;
 	}
 	return false;
@@ -273,7 +319,6 @@ static void plan_l1(struct check_run *run, struct move *m, uint64_t word_off, ui
 	if (m->too_many || n == 0 || !check_tables_meet(run, first, n) ||
 	    !is_over_table(run, m, first, n))
 		return;
-	/* A stranger's image doesn't make the file grow more than to twice its size. */
 	m->too_many = m->nl1 == L1_MOVES_MAX || n > m->budget;
 	if (m->too_many)
 		return;
@@ -284,9 +329,11 @@ static void plan_l1(struct check_run *run, struct move *m, uint64_t word_off, ui
 static int copy_l1(struct check_run *run, struct move *m, struct moved_l1 *l1,
 		   struct qcow2_error *err)
 {
-	uint64_t to = counts_find_free(&run->counts, m->from, l1->nclusters);
-	int ret = copy_clusters(run, l1->first, l1->nclusters, to, err);
+	uint64_t to;
+	int ret = find_place(run, m, l1->nclusters, &to);
 
+	if (ret == 0)
+		ret = copy_clusters(run, m, l1->first, l1->nclusters, to, err);
 	for (uint64_t i = to; ret == 0 && i < to + l1->nclusters; i++) {
 		ret = check_count_cluster(run, i << run->g.cluster_bits, 1, err);
 		run->needs_rebuild |= !check_has_block(run, i);
@@ -353,7 +400,7 @@ static int move_l1_tables(struct check_run *run, struct move *m, struct qcow2_er
 	for (unsigned i = 0; ret == 0 && i < m->nl1; i++)
 		ret = copy_l1(run, m, &m->l1[i], err);
 	if (ret == 0 && m->any)
-		ret = settle_copies(run, err);
+		ret = settle_copies(run, m, err);
 	for (unsigned i = 0; ret == 0 && i < m->nl1; i++)
 		ret = switch_l1(run, &m->l1[i], err);
 	return ret;
@@ -363,18 +410,26 @@ int check_move(struct check_run *run, bool *done, struct qcow2_error *err)
 {
 	static int (*const steps[])(struct check_run *, struct move *, struct qcow2_error *) = {
 		move_data, move_l2_tables, move_l1_tables};
-	struct move m = {.from = 1, .budget = run->file_clusters};
+	struct move m = {.budget = L1_BYTES_MAX >> run->g.cluster_bits};
+	uint64_t from = 1;
 	int ret = 0;
 
 	if ((run->found[CHECK_L2_SHARED] == 0 && run->found[CHECK_TABLE_SHARED] == 0) ||
 	    run->g.data_file || run->needs_rebuild)
 		return 0;
 	if (run->result->hides_references)
-		m.from = max_u64(run->file_clusters,
-				 div_ceil(run->result->image_end_off, run->g.cluster_size));
+		from = max_u64(run->file_clusters,
+			       div_ceil(run->result->image_end_off, run->g.cluster_size));
+	for (unsigned n = 0; n <= UNIT_MAX; n++)
+		m.from[n] = from;
 	for (size_t i = 0; ret == 0 && !m.any && !m.too_many && i < ARRAY_LEN(steps); i++)
 		ret = steps[i](run, &m, err);
 	longs_release(&m.to);
+	if (m.stuck) { /* the copies are dropped, and nothing else is moved */
+		run->passes = RUN_PASSES_MAX;
+		*done = true;
+		return 0;
+	}
 	*done |= m.any;
 	return ret == 0 && m.any ? storage_flush(run->file, err) : ret;
 }

@@ -40,35 +40,29 @@ static int check_run_of_tables(struct check_run *run, uint64_t from, uint64_t en
 	return ret;
 }
 
-/* The number of edges at or before the cluster. */
-static uint64_t edges_before(const struct counts *c, uint64_t cluster_idx)
+uint64_t check_tables_until(const struct check_run *run, uint64_t cluster_idx, uint64_t *until)
 {
-	uint64_t low = 0, high = c->nedges;
+	uint64_t n = counts_level(&run->counts, cluster_idx, until);
 
-	while (low < high) {
-		uint64_t mid = low + (high - low) / 2;
-
-		if (c->edges[mid].cluster_idx <= cluster_idx)
-			low = mid + 1;
-		else
-			high = mid;
+	if (cluster_idx == 0) {
+		*until = 1;
+		n++;
 	}
-	return low;
+	/* The refcount table is a run, and its edges are among those. */
+	return n > 0 && in_reftable(run, cluster_idx) ? n - 1 : n;
 }
 
 uint64_t check_tables_at(const struct check_run *run, uint64_t cluster_idx)
 {
-	uint64_t n = edges_before(&run->counts, cluster_idx);
+	uint64_t until;
 
-	n = n > 0 ? run->counts.edges[n - 1].level : 0;
-	n += cluster_idx == 0;
-	return n > 0 && in_reftable(run, cluster_idx) ? n - 1 : n;
+	return check_tables_until(run, cluster_idx, &until);
 }
 
 bool check_tables_meet(const struct check_run *run, uint64_t first, uint64_t nclusters)
 {
 	const struct counts *c = &run->counts;
-	uint64_t i = edges_before(c, first);
+	uint64_t i = counts_edges_before(c, first);
 
 	if ((i > 0 && c->edges[i - 1].level > 1) || first == 0)
 		return true;

@@ -22,6 +22,14 @@ static uint64_t extent_len(const struct check_run *run, uint64_t off, uint64_t l
 	return min_u64(len, max_u64(1, x.len_bytes));
 }
 
+bool check_is_hole(const struct check_run *run, uint64_t host_off, uint64_t max, uint64_t *len)
+{
+	bool is_data;
+
+	*len = extent_len(run, host_off, max, &is_data);
+	return !is_data;
+}
+
 int check_read_range(struct check_run *run, uint64_t start, uint64_t end, run_piece_fn fn,
 		     void *opaque, struct qcow2_error *err)
 {

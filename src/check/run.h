@@ -20,6 +20,7 @@
 
 #define RUN_PIECE 65536u    /* tables are read in pieces of this size, a multiple of 512 */
 #define RUN_REFBLOCK_BAD 1u /* no place of a block: the entry of the refcount table is damaged */
+#define RUN_PASSES_MAX 8u   /* in which a repair may change what there is to count */
 #define RUN_STORED_SLICES 16u
 #define RUN_STORED_SLICE_LEN 4096u
 
@@ -127,6 +128,9 @@ int check_read_cluster(struct check_run *run, uint64_t host_off, uint8_t *buf, b
 int check_read_part(const struct check_run *run, uint64_t host_off, uint8_t *buf, size_t len,
 		    _Atomic bool *sparse, struct qcow2_error *err);
 
+/* Does a hole begin there? *len: how far it goes, at most max. */
+bool check_is_hole(const struct check_run *run, uint64_t host_off, uint64_t max, uint64_t *len);
+
 int check_ranges_add(struct run_ranges *r, uint64_t start, uint64_t len);
 /* Calls fn for each maximal range that the same number of ranges cover, in order. */
 typedef int (*run_cover_fn)(struct check_run *run, uint64_t start, uint64_t end, uint64_t times,
@@ -199,6 +203,8 @@ bool check_has_block(const struct check_run *run, uint64_t cluster_idx);
 int check_overlaps(struct check_run *run);
 /* How many tables other than L2 tables and refcount blocks, the header too, are in the cluster. */
 uint64_t check_tables_at(const struct check_run *run, uint64_t cluster_idx);
+/* The same, and where that may be another number. */
+uint64_t check_tables_until(const struct check_run *run, uint64_t cluster_idx, uint64_t *until);
 /* Is there more than one such table anywhere in the range, in which there is one? */
 bool check_tables_meet(const struct check_run *run, uint64_t first, uint64_t nclusters);
 
@@ -258,6 +264,8 @@ int check_repair_marks(struct check_run *run, bool *done, struct qcow2_error *er
 /* Both say *done if something was changed, durably: the counts don't hold any more then. */
 int check_clear(struct check_run *run, bool *done, struct qcow2_error *err);
 int check_move(struct check_run *run, bool *done, struct qcow2_error *err);
+/* Does something lie past the end of the file? Then no refcount structure is made anew. */
+bool check_is_cut_off(const struct check_run *run);
 /* Writes counts that are too low, or all of them (in check.c). */
 int check_repair_refcounts(struct check_run *run, struct qcow2_error *err);
 
