@@ -83,6 +83,7 @@ void part_also_flush(struct run *r, struct event *e, int ret)
 		return;
 	start = e->end;
 	flush = part_begin(r, EVENT_FLUSH, 0, 0);
+	assert(flush); /* as e is: what is recorded doesn't change in a run */
 	flush->start = start;
 	part_end(r, flush, 0);
 }

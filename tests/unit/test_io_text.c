@@ -17,9 +17,8 @@
 
 static char *report(uint64_t len, uint64_t ns)
 {
-	char *text = NULL;
-	size_t size;
-	FILE *f = open_memstream(&text, &size);
+	char *text = calloc(1, 256);
+	FILE *f = text ? fmemopen(text, 256, "w") : NULL;
 
 	assert_non_null(f);
 	io_print_report(f, "read", 5, len, ns);
