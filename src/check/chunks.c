@@ -19,7 +19,8 @@
 #define SLOTS_MIN 64u
 #define PIECE_UNITS 64u
 #define FORM_BITS 3
-#define FEW 8u /* entries of two bytes: place 9 bits, claims 2, count 5 */
+#define LINE_BITS 4 /* log2 of the slots in a line */
+#define FEW 8u	    /* entries of two bytes: place 9 bits, claims 2, count 5 */
 #define FEW_OVERFLOW 31u
 #define FOUR_COUNT_MAX 13u
 #define EIGHT_OVERFLOW 63u
@@ -34,10 +35,13 @@ static const uint32_t unit_len[] = {
 /* log2 of the bits a cluster */
 static const uint32_t form_order[] = {[CHUNK_TWO] = 1, [CHUNK_FOUR] = 2, [CHUNK_EIGHT] = 3};
 
+/* Neighbours stay neighbours, in one line of the processor's cache: mostly they are asked for in
+ * a row. */
 static uint64_t hash(uint64_t key)
 {
-	key *= 0x9e3779b97f4a7c15ull;
-	return key ^ key >> 29;
+	uint64_t line = (key >> LINE_BITS) * 0x9e3779b97f4a7c15ull;
+
+	return (line ^ line >> 29) << LINE_BITS | ((key ^ line >> 60) & ((1u << LINE_BITS) - 1));
 }
 
 /* ---- units --------------------------------------------------------------------------------- */
@@ -436,6 +440,8 @@ static int add_in_chunk(struct chunks *c, uint64_t key, unsigned pos, unsigned l
 						     : CHUNK_FEW;
 	int ret = want_chunk(c, key, form);
 
+	if (ret == 0 && len > FEW && form_of(c->last) == CHUNK_FEW)
+		ret = widen(c, c->last);
 	if (ret < 0 || (len > 1 && add_evenly(c, c->last, pos, len, n, claim)))
 		return ret;
 	for (unsigned i = pos; ret == 0 && i < pos + len; i++) {

@@ -16,11 +16,18 @@
 #include "check/run.h"
 #include "format/refbits.h"
 
+/* What there is in a part of the file that is as it should be. */
+struct tally {
+	uint64_t end_idx; /* behind the last cluster with any count */
+	uint64_t used;	  /* clusters of the file that something refers to */
+};
+
 /* Neighbours that have the same fault become one report. */
 struct compare {
 	/* immutable */
 	struct check_run *run;
 	uint64_t part_len, part_entries; /* as much of a block as a piece has of it */
+	uint64_t stride;		 /* entries of a part that are judged together */
 	unsigned blocks;		 /* in a piece */
 	unsigned parts;			 /* of a block, each a piece */
 	uint32_t *present;		 /* blocks that there are */
@@ -31,7 +38,7 @@ struct compare {
 	struct counts_span same; /* nclusters 0: none; count is the computed one */
 	uint64_t stored;
 	bool has_block;
-	uint64_t end_idx; /* behind the last cluster with any count */
+	struct tally tally;
 };
 
 static enum check_finding judge(const struct check_run *run, uint64_t stored, uint64_t computed)
@@ -41,6 +48,13 @@ static enum check_finding judge(const struct check_run *run, uint64_t stored, ui
 	if (stored > computed)
 		return CHECK_LEAK;
 	return stored == 0 ? CHECK_REFCOUNT_ZERO : CHECK_REFCOUNT_LOW;
+}
+
+static void count_used(const struct check_run *run, struct tally *t, uint64_t first, uint64_t n)
+{
+	t->end_idx = max_u64(t->end_idx, first + n);
+	if (first < run->file_clusters)
+		t->used += min_u64(n, run->file_clusters - first);
 }
 
 static int flush_report(struct compare *c)
@@ -68,7 +82,9 @@ static int add(struct compare *c, uint64_t first, uint64_t n, uint64_t stored, u
 {
 	int ret;
 
-	c->end_idx = max_u64(c->end_idx, first + n);
+	if (computed > 0)
+		count_used(c->run, &c->tally, first, n);
+	c->tally.end_idx = max_u64(c->tally.end_idx, first + n);
 	if (stored == computed)
 		return 0;
 	if (c->same.nclusters > 0 && c->same.first + c->same.nclusters == first &&
@@ -104,12 +120,9 @@ static bool is_belied(unsigned claims, uint64_t stored)
 	return (claims & COUNTS_ALONE && stored != 1) || (claims & COUNTS_SHARED && stored == 1);
 }
 
-/*
- * Most of an image is as it should be, and the same over long stretches. Any thread. *end_idx:
- * behind the last cluster that is in use, if there is one.
- */
+/* Most of an image is as it should be, and the same over long stretches. Any thread. */
 static bool is_right(const struct check_run *run, uint64_t first, const uint8_t *block,
-		     uint64_t idx, uint64_t n, uint64_t *end_idx)
+		     uint64_t idx, uint64_t n, struct tally *tally)
 {
 	struct counts_state same;
 
@@ -118,16 +131,16 @@ static bool is_right(const struct check_run *run, uint64_t first, const uint8_t 
 	    !format_refcount_all(block, run->g.refcount_order, idx, n, same.count))
 		return false;
 	if (same.count > 0)
-		*end_idx = max_u64(*end_idx, first + n);
+		count_used(run, tally, first, n);
 	return true;
 }
 
 bool check_counts_fit(const struct check_run *run, uint64_t first, const uint8_t *block,
 		      uint64_t idx, uint64_t n)
 {
-	uint64_t end_idx = 0;
+	struct tally unused = {0};
 
-	return is_right(run, first, block, idx, n, &end_idx);
+	return is_right(run, first, block, idx, n, &unused);
 }
 
 static int compare_group(struct compare *c, uint64_t first, const uint8_t *block, uint64_t idx)
@@ -149,14 +162,15 @@ static int compare_group(struct compare *c, uint64_t first, const uint8_t *block
 	return ret;
 }
 
-/* Counts of n clusters from first on, side by side from the start of the bytes. */
-static int compare_counts(struct compare *c, uint64_t first, const uint8_t *bytes, uint64_t n)
+/* Counts of n clusters from first on, which the entries from idx on are. */
+static int compare_counts(struct compare *c, uint64_t first, const uint8_t *bytes, uint64_t idx,
+			  uint64_t n)
 {
 	int ret = 0;
 
 	for (uint64_t i = 0; ret == 0 && i < n; i += COUNTS_CHUNK)
-		if (!is_right(c->run, first + i, bytes, i, COUNTS_CHUNK, &c->end_idx))
-			ret = compare_group(c, first + i, bytes, i);
+		if (!is_right(c->run, first + i, bytes, idx + i, COUNTS_CHUNK, &c->tally))
+			ret = compare_group(c, first + i, bytes, idx + i);
 	return ret;
 }
 
@@ -164,11 +178,13 @@ static int compare_counts(struct compare *c, uint64_t first, const uint8_t *byte
 
 #define PIECE (128u << 10)
 #define PIECE_BLOCKS (PIECE >> LAYOUT_CLUSTER_BITS_MIN)
+#define PIECE_STRIDES (PIECE * 8 / CHUNK_CLUSTERS) /* of entries of one bit */
+_Static_assert(PIECE_STRIDES >= PIECE_BLOCKS, "a small block is one stride");
 
 /* A part of a large block, or several small ones. */
 struct stored_piece {
-	bool right[PIECE_BLOCKS];
-	uint64_t end_idx[PIECE_BLOCKS]; /* of those that are right */
+	bool right[PIECE_STRIDES];
+	struct tally tally[PIECE_BLOCKS]; /* of the strides of each block that are right */
 	uint8_t bytes[PIECE];
 };
 
@@ -196,15 +212,20 @@ static uint64_t first_cluster(const struct compare *c, uint64_t block_idx, uint6
 	return (block_idx << c->run->g.refblock_bits) + part * c->part_entries;
 }
 
+/* The flags of the i-th block's strides. */
+static bool *strides_of(const struct compare *c, struct stored_piece *p, unsigned i)
+{
+	return p->right + i * (c->part_entries / c->stride);
+}
+
 static void judge_part(const struct compare *c, uint64_t first, struct stored_piece *p, unsigned i)
 {
 	const uint8_t *bytes = p->bytes + i * c->part_len;
-	uint64_t stride = min_u64(CHUNK_CLUSTERS, c->part_entries);
+	bool *right = strides_of(c, p, i);
 
-	p->end_idx[i] = 0;
-	p->right[i] = true;
-	for (uint64_t k = 0; p->right[i] && k < c->part_entries; k += stride)
-		p->right[i] = is_right(c->run, first + k, bytes, k, stride, &p->end_idx[i]);
+	p->tally[i] = (struct tally){0};
+	for (uint64_t k = 0; k < c->part_entries; k += c->stride)
+		*right++ = is_right(c->run, first + k, bytes, k, c->stride, &p->tally[i]);
 }
 
 static int make_piece(void *opaque, uint64_t unit, void *slot, struct qcow2_error *err)
@@ -238,19 +259,20 @@ static int take_missing(struct compare *c, uint64_t block_idx)
 	return ret;
 }
 
-static int take_part(struct compare *c, uint64_t block_idx, uint64_t part,
-		     const struct stored_piece *p, unsigned i)
+static int take_part(struct compare *c, uint64_t block_idx, uint64_t part, struct stored_piece *p,
+		     unsigned i)
 {
+	uint64_t first = first_cluster(c, block_idx, part);
+	const bool *right = strides_of(c, p, i);
 	int ret = take_missing(c, block_idx);
 
-	if (ret != 0)
-		return ret;
 	c->has_block = true;
-	if (p->right[i])
-		c->end_idx = max_u64(c->end_idx, p->end_idx[i]);
-	else
-		ret = compare_counts(c, first_cluster(c, block_idx, part),
-				     p->bytes + i * c->part_len, c->part_entries);
+	c->tally.end_idx = max_u64(c->tally.end_idx, p->tally[i].end_idx);
+	c->tally.used += p->tally[i].used;
+	for (uint64_t k = 0; ret == 0 && k < c->part_entries; k += c->stride)
+		if (!*right++)
+			ret = compare_counts(c, first + k, p->bytes + i * c->part_len, k,
+					     c->stride);
 	if (ret != 0 || part + 1 < c->parts)
 		return ret;
 	c->next_block = block_idx + 1;
@@ -270,6 +292,16 @@ static int take_piece(void *opaque, uint64_t unit, void *slot, struct qcow2_erro
 	return ret == 0 ? check_tick(c->run, c->run->nl2 + c->next_block) : ret;
 }
 
+/* Is anything referenced behind the blocks that there are without a gap? */
+static bool missing_below_counts(const struct compare *c)
+{
+	uint64_t n = c->npresent;
+	bool gap = n > 0 && c->present[n - 1] != n - 1;
+
+	return (gap ? 0 : n) << c->run->g.refblock_bits <=
+	       c->run->counts.chunks.key_max * CHUNK_CLUSTERS;
+}
+
 static int list_present(struct compare *c, struct qcow2_error *err)
 {
 	struct check_run *run = c->run;
@@ -284,7 +316,7 @@ static int list_present(struct compare *c, struct qcow2_error *err)
 		if (is_present(run, i))
 			c->present[c->npresent++] = (uint32_t)i;
 	/* what has no block is looked for in the counts while others read them */
-	if (c->npresent < run->nrefblocks)
+	if (missing_below_counts(c))
 		counts_sort(&run->counts);
 	return 0;
 }
@@ -307,6 +339,7 @@ int check_compare(struct check_run *run, struct qcow2_error *err)
 	};
 	int ret = list_present(&c, err);
 
+	c.stride = min_u64(CHUNK_CLUSTERS, c.part_entries);
 	job.nunits = div_ceil(c.npresent, c.blocks) * c.parts;
 	if (ret == 0)
 		ret = check_pipe_run(&job, 0, err);
@@ -314,7 +347,8 @@ int check_compare(struct check_run *run, struct qcow2_error *err)
 		ret = take_missing(&c, run->nrefblocks);
 	if (ret == 0)
 		ret = compare_zeros(&c, run->nrefblocks << run->g.refblock_bits, UINT64_MAX);
-	run->result->image_end_off = check_cluster_off(run, c.end_idx);
+	run->result->image_end_off = check_cluster_off(run, c.tally.end_idx);
+	run->used_clusters = c.tally.used;
 	mem_free(c.present);
 	return ret;
 }

@@ -63,6 +63,7 @@ struct check_run {
 
 	struct counts counts;
 	uint64_t table_clusters;  /* counted for anything but L2 tables and what they point to */
+	uint64_t used_clusters;	  /* of the file, that something refers to */
 	uint64_t packed_clusters; /* with compressed data of the active disk */
 	uint64_t packed_end;	  /* behind the last of them */
 	struct run_l2 *l2;	  /* once collected: sorted, each table once */

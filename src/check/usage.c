@@ -12,20 +12,6 @@ static uint64_t less(uint64_t a, uint64_t b)
 	return a > b ? a - b : 0;
 }
 
-/* Clusters of the file that something refers to. */
-static uint64_t count_used(struct check_run *run)
-{
-	struct counts_span span;
-	uint64_t from = 0, used = 0;
-
-	counts_sort(&run->counts);
-	while (counts_next(&run->counts, from, run->file_clusters, &span)) {
-		used += span.nclusters;
-		from = span.first + span.nclusters;
-	}
-	return used;
-}
-
 void check_usage_packed(struct check_run *run, uint64_t first, uint64_t n)
 {
 	/* One begins in the cluster in which the one before it ends. */
@@ -36,7 +22,7 @@ void check_usage_packed(struct check_run *run, uint64_t first, uint64_t n)
 void check_usage(struct check_run *run)
 {
 	struct check_result *res = run->result;
-	uint64_t cs = run->g.cluster_size, used = count_used(run), tables = run->table_clusters,
+	uint64_t cs = run->g.cluster_size, used = run->used_clusters, tables = run->table_clusters,
 		 rest;
 
 	tables += check_reftable_clusters(run);

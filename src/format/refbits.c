@@ -13,6 +13,7 @@
 #include "format/layout.h"
 
 #define BYTE_ORDER 3 /* the order at which an entry is a byte */
+#define STRIDE_WORDS 8
 
 static uint64_t max_of(uint32_t order)
 {
@@ -130,6 +131,17 @@ static uint64_t repeated(uint32_t order, uint64_t value)
 	return word;
 }
 
+/* Are the next words all the same? In one go, for the compiler to use wide registers. */
+static bool is_stride_of(const uint8_t *p, uint64_t pattern)
+{
+	uint64_t words[STRIDE_WORDS], differ = 0;
+
+	memcpy(words, p, sizeof(words));
+	for (unsigned i = 0; i < STRIDE_WORDS; i++)
+		differ |= words[i] ^ pattern;
+	return differ == 0;
+}
+
 uint64_t format_refcount_stretch(const uint8_t *block, uint32_t order, uint64_t idx, uint64_t count)
 {
 	uint64_t value = format_refcount_get(block, order, idx), n = 1, word, pattern;
@@ -140,7 +152,11 @@ uint64_t format_refcount_stretch(const uint8_t *block, uint32_t order, uint64_t 
 			return n;
 		n++;
 	}
-	for (pattern = repeated(order, value); count - n >= per_word; n += per_word) {
+	pattern = repeated(order, value);
+	while (count - n >= STRIDE_WORDS * per_word &&
+	       is_stride_of(block + (((idx + n) << order) >> BYTE_ORDER), pattern))
+		n += STRIDE_WORDS * per_word;
+	for (; count - n >= per_word; n += per_word) {
 		memcpy(&word, block + (((idx + n) << order) >> BYTE_ORDER), sizeof(word));
 		if (word != pattern)
 			break;
