@@ -107,6 +107,7 @@ class MetaImages:
         self.leaking = images.folder / "leaking.qcow2"
         self.snapped = images.folder / "snapped.qcow2"
         self.aged = images.folder / "aged.qcow2"
+        self.huge_snapped = images.folder / "huge-snapped.qcow2"
 
     def prepare(self, say):
         for path, make in [
@@ -116,6 +117,7 @@ class MetaImages:
             (self.leaking, make_leaking),
             (self.snapped, make_snapped(self.mapped)),
             (self.aged, make_aged(self.mapped)),
+            (self.huge_snapped, make_snapped(self.huge)),
         ]:
             make_once(path, make, say)
 
@@ -142,6 +144,16 @@ def plan(qcow2, meta_read, images, full):
         return MetaRow(name, source, [qcow2, *argv], ["qemu-img", *argv],
                        [meta_read, "-w"] if write else None, rounds=rounds, **more)
 
+    def of_snapshots(name, source, snapped, tag):
+        return [
+            change(f"snapshot create, {name}", source, "snapshot", "-c", "new", write=True,
+                   target=5),
+            change(f"snapshot apply, {name}", snapped, "snapshot", "-a", tag, target=5),
+            change(f"snapshot delete, {name}", snapped, "snapshot", "-d", tag, write=True,
+                   target=5),
+            change(f"snapshot list, {name}", snapped, "snapshot", "-l"),
+        ]
+
     return made, [
         check("2 TiB, preallocated metadata", made.huge, target=30, within=2.0),
         check(f"{SCATTERED:,} fragments, five snapshots", made.scattered, target=200, within=5.0),
@@ -155,4 +167,7 @@ def plan(qcow2, meta_read, images, full):
         change("snapshot delete, a tenth discarded since", made.aged, "snapshot", "-d", "a",
                write=True, target=80, within=3.0),
         change("snapshot list, 256 GiB", made.snapped, "snapshot", "-l"),
+        *of_snapshots("2 TiB", made.huge, made.huge_snapped, "a"),
+        *of_snapshots(f"{SCATTERED:,} fragments, five snapshots", made.scattered, made.scattered,
+                      "s2"),
     ]
