@@ -480,10 +480,11 @@ int qcow2_flush(struct qcow2_image *image, struct qcow2_error *err);
 #define QCOW2_RESIZE_SHRINK 1u /* the disk may become smaller: what is behind its end is lost */
 
 /*
- * Sets the size of the disk, a multiple of 512 (else -EINVAL). prealloc: QCOW2_PREALLOC_*, for what
- * is added. New space reads as zeros. Waits for all other requests and holds up new ones. -EINVAL
- * for a smaller size without the flag; -ENOTSUP where the format can't (version 2 with snapshots,
- * or with a backing file that is longer than the old size); -EFBIG beyond the format's limit.
+ * Sets the size of the disk, of a qcow2 image a multiple of 512 (else -EINVAL). prealloc:
+ * QCOW2_PREALLOC_*, for what is added. New space reads as zeros. Waits for all other requests and
+ * holds up new ones. -EINVAL for a smaller size without the flag; -ENOTSUP where the format can't
+ * (version 2 with snapshots, or with a backing file that is longer than the old size); -EFBIG
+ * beyond the format's limit.
  */
 int qcow2_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc, unsigned flags,
 		 struct qcow2_error *err);

@@ -192,17 +192,41 @@ static int store(struct tool_create *create, const struct create_option *o, cons
 	return -EINVAL;
 }
 
+static int refuse_amend(const char *name)
+{
+	cli_error("option '%s' can be chosen only when an image is made", name);
+	return -EINVAL;
+}
+
+/* Keys can be changed, if there are any; nothing else of encryption. */
+static int amend_encryption(struct tool_create *create, const char *name)
+{
+	static const char *const known[] = {"encrypt.iter-time", "encrypt.keyslot",
+					    "encrypt.new-secret", "encrypt.old-secret",
+					    "encrypt.state"};
+	size_t i;
+
+	for (i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+		if (strcmp(known[i], name) == 0)
+			create->encryption = true;
+	return create->encryption ? 0 : refuse_amend(name);
+}
+
 /* 0 if it may be passed over. */
-static int unknown_option(const struct tool_create *create, const char *name)
+static int unknown_option(struct tool_create *create, const char *name)
 {
 	struct cli_guess guess = {.typed = name};
 	size_t i;
 
+	if (strncmp(name, "encrypt", 7) == 0 && create->amend)
+		return amend_encryption(create, name);
 	if (strncmp(name, "encrypt", 7) == 0) {
 		cli_error("option '%s': encrypted images aren't supported yet", name);
 		return -ENOTSUP;
 	}
 	for (i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++) {
+		if (strcmp(ignored[i], name) == 0 && create->amend)
+			return refuse_amend(name);
 		if (strcmp(ignored[i], name) == 0) {
 			cli_warn("option '%s' has no effect yet", name);
 			return 0;
@@ -231,17 +255,6 @@ static bool is_amendable(const struct create_option *o)
 	return true;
 }
 
-static int check_amendable(const struct create_option *o)
-{
-	if (!is_amendable(o))
-		cli_error("option '%s' can be chosen only when an image is made", o->name);
-	else if (strncmp(o->name, "backing", 7) == 0)
-		cli_error("the backing file isn't amended: 'qcow2 rebase' gives an image another");
-	else
-		return 0;
-	return -EINVAL;
-}
-
 int tool_create_set(struct tool_create *create, const char *name, const char *value)
 {
 	const struct create_option *o = NULL;
@@ -258,8 +271,8 @@ int tool_create_set(struct tool_create *create, const char *name, const char *va
 		cli_usage(create->verb, "raw images have no option '%s'", name);
 		return -EINVAL;
 	}
-	if (create->amend && check_amendable(o) < 0)
-		return -EINVAL;
+	if (create->amend && !is_amendable(o))
+		return refuse_amend(o->name);
 	/* a bare name switches on, as in QEMU */
 	if (!value && o->kind == KIND_BOOL)
 		value = "on";

@@ -16,6 +16,7 @@ struct tool_create {
 	char *typed[TOOL_NOPTIONS]; /* the value of each option of the table, NULL if not given */
 	bool help;		    /* "help" stood in a list */
 	bool amend;		    /* set before the first: of an image that exists */
+	bool encryption;	    /* amend: an option of encrypted images was given */
 };
 
 /* format is the target's, known and not NULL; verb is for messages. */

@@ -109,6 +109,12 @@ out:
 	return copy;
 }
 
+/* Is the name more than that of a file? qemu-img's messages tell it beside the file's. */
+static bool is_description(const char *name, unsigned flags)
+{
+	return flags & TOOL_OPEN_IMAGE_OPTS || strncmp(name, "json:", 5) == 0;
+}
+
 int tool_open(struct qcow2_image **image, const char *name, const char *format,
 	      const char *snapshot, unsigned flags)
 {
@@ -137,6 +143,8 @@ int tool_open(struct qcow2_image **image, const char *name, const char *format,
 	if (rc == 0 && !(flags & QCOW2_OPEN_INFO))
 		tell_damage(o.image);
 	/* what the library says names the file; what is said of names doesn't */
+	if (rc < 0 && cli_is_face() && is_description(name, flags))
+		cli_set_subject("options", name);
 	if (rc < 0 && names_said(&err) && cli_is_face())
 		cli_error("Could not open '%s': %s", name, err.message);
 	else if (rc == -EAGAIN && !(flags & (QCOW2_OPEN_FORCE_SHARE | QCOW2_OPEN_WRITE)))

@@ -14,13 +14,15 @@
 #include "image.h"
 #include "verb.h"
 
-#define CANCELED (-1) /* instead of an exit code: the process ends by the signal that came */
+/* Instead of an exit code. */
+#define CANCELED (-1) /* the process ends by the signal that came */
+#define GO_ON (-2)
 
 struct amend_args {
 	const char *format;
 	struct cli_list options;
 	int cache;
-	bool shrink, force, dry_run, progress, quiet;
+	bool shrink, force, dry_run, progress, quiet, image_opts;
 };
 
 #define AT(member) offsetof(struct amend_args, member)
@@ -36,6 +38,8 @@ static const struct cli_option amend_cli_options[] = {
 	{'t', NULL, CLI_CHOICE, AT(cache), "CACHE", "cache mode of the image", tool_cache_modes},
 	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "say nothing but errors", NULL},
+	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL,
+	 "FILE is driver=FMT,file.filename=FILE,...", NULL},
 	CLI_END,
 };
 
@@ -59,6 +63,12 @@ static int collect(struct tool_create *create, const struct amend_args *args)
 	return rc;
 }
 
+/* qemu-img takes a size of 0 for none that is given. */
+static bool has_size(const struct tool_create *create)
+{
+	return tool_create_has(create, "size") && (create->lib.size > 0 || !cli_is_face());
+}
+
 static void fill(struct qcow2_amend_options *o, const struct tool_create *create,
 		 const struct amend_args *args)
 {
@@ -69,7 +79,7 @@ static void fill(struct qcow2_amend_options *o, const struct tool_create *create
 		  (tool_create_has(create, "lazy_refcounts") ? QCOW2_AMEND_LAZY_REFCOUNTS : 0) |
 		  (tool_create_has(create, "data_file") ? QCOW2_AMEND_DATA_FILE : 0) |
 		  (tool_create_has(create, "data_file_raw") ? QCOW2_AMEND_DATA_FILE_RAW : 0) |
-		  (tool_create_has(create, "size") ? QCOW2_AMEND_SIZE : 0);
+		  (has_size(create) ? QCOW2_AMEND_SIZE : 0);
 	o->flags = (args->dry_run ? QCOW2_AMEND_DRY_RUN : 0) |
 		   (args->shrink || cli_is_face() ? QCOW2_AMEND_SHRINK : 0);
 	o->version = lib->version;
@@ -124,19 +134,88 @@ static int amend(struct qcow2_image *image, const struct tool_create *create,
 	return EXIT_SUCCESS;
 }
 
+static int refuse_raw(void)
+{
+	return cli_error("Format driver 'raw' does not support option amendment");
+}
+
+static bool is_other(const char *asked, const char *is)
+{
+	return !asked || !is || strcmp(asked, is) != 0;
+}
+
+/* What can be said only of the image that it is. */
+static int check(const struct qcow2_info *info, const struct tool_create *create)
+{
+	bool has_backing =
+		tool_create_has(create, "backing_file") || tool_create_has(create, "backing_fmt");
+
+	if (strcmp(info->format, "raw") == 0)
+		return refuse_raw();
+	if (create->encryption)
+		return cli_error("the image isn't encrypted: there are no keys to amend");
+	if (has_backing && (is_other(create->lib.backing_file, info->backing_file) ||
+			    is_other(create->lib.backing_format, info->backing_format)))
+		return cli_error(
+			"the backing file isn't amended: 'qcow2 rebase' gives an image another");
+	if (has_size(create) && create->lib.size == 0)
+		return cli_error("New image size must be positive");
+	return 0;
+}
+
+static int work(struct qcow2_image *image, const struct tool_create *create,
+		const struct amend_args *args)
+{
+	struct qcow2_info info = QCOW2_INFO_INIT;
+	struct qcow2_error err = {0};
+
+	if (qcow2_info(image, &info, &err) < 0)
+		return cli_error("%s", err.message);
+	if (check(&info, create) != 0)
+		return EXIT_FAILURE;
+	if (!create->help)
+		return amend(image, create, args);
+	tool_create_print_amend_help(info.format);
+	return EXIT_SUCCESS;
+}
+
 static int run(const char *path, const struct tool_create *create, const struct amend_args *args)
 {
 	struct qcow2_image *image = NULL;
 	int status = EXIT_FAILURE;
+	unsigned flags = (create->help ? QCOW2_OPEN_INFO : QCOW2_OPEN_WRITE) |
+			 tool_cache_write_flags(args->cache) |
+			 (args->image_opts ? TOOL_OPEN_IMAGE_OPTS : 0);
 
 	tool_many_files();
-	if (tool_open(&image, path, args->format, NULL,
-		      QCOW2_OPEN_WRITE | tool_cache_write_flags(args->cache)) == 0)
-		status = amend(image, create, args);
+	if (tool_open(&image, path, args->format, NULL, flags) == 0)
+		status = work(image, create, args);
 	qcow2_close(image);
 	if (status == CANCELED)
 		cli_interrupt_die();
 	return status == CANCELED ? EXIT_FAILURE : status;
+}
+
+/* What needs no image: mistakes, and help. GO_ON: it is to be opened. */
+static int begin(struct tool_create *create, const struct amend_args *args, int noperands)
+{
+	if (args->options.n == 0)
+		return cli_usage("amend", "Must specify options (-o)");
+	if (args->format && strcmp(args->format, "raw") == 0)
+		return refuse_raw();
+	if (collect(create, args) < 0)
+		return EXIT_FAILURE;
+	if (create->help)
+		cli_set_subject("amend help", NULL);
+	if (!tool_known_format(args->format))
+		return EXIT_FAILURE;
+	if (create->help && (args->format || (noperands == 0 && !cli_is_face()))) {
+		tool_create_print_amend_help("qcow2");
+		return EXIT_SUCCESS;
+	}
+	if (noperands != 1)
+		return cli_usage("amend", "Expecting one image file name");
+	return GO_ON;
 }
 
 int verb_amend(int argc, char **argv)
@@ -144,29 +223,13 @@ int verb_amend(int argc, char **argv)
 	struct amend_args args = {.cache = TOOL_CACHE_WRITEBACK};
 	struct tool_create create;
 	int status, first = cli_parse(&amend_command, argc, argv, &args, &status);
-	bool is_raw = args.format && strcmp(args.format, "raw") == 0;
 
 	tool_create_init(&create, "amend", "qcow2");
 	create.amend = true;
-	if (first < 0)
-		goto out;
-	status = EXIT_FAILURE;
-	if (args.options.n == 0)
-		cli_usage("amend", "Must specify options (-o)");
-	else if (!tool_known_format(args.format))
-		;
-	else if (is_raw)
-		cli_error("Format driver 'raw' does not support option amendment");
-	else if (collect(&create, &args) < 0)
-		;
-	else if (create.help) {
-		tool_create_print_amend_help("qcow2");
-		status = EXIT_SUCCESS;
-	} else if (argc - first != 1)
-		cli_usage("amend", "Expecting one image file name");
-	else
+	if (first >= 0)
+		status = begin(&create, &args, argc - first);
+	if (first >= 0 && status == GO_ON)
 		status = run(argv[first], &create, &args);
-out:
 	tool_create_release(&create);
 	cli_list_release(&args.options);
 	return status;

@@ -94,6 +94,18 @@ static int fill_setup(struct names_setup *setup, const struct io_args *args,
 	return rc;
 }
 
+/* In a list qemu-io has no element without a name, as qemu-img has. */
+static int take_name(struct names_setup *setup, const char *name, bool image_opts,
+		     struct qcow2_error *err)
+{
+	unsigned seen;
+
+	if (!image_opts)
+		return names_setup_name(setup, name, false, err);
+	setup->path_is_option = true;
+	return names_setup_options(setup, name, false, &seen, err);
+}
+
 /* Opens the image that the command line names. Says what went wrong. */
 static int open_first(struct io *io, const struct io_args *args, const char *name)
 {
@@ -110,7 +122,7 @@ static int open_first(struct io *io, const struct io_args *args, const char *nam
 	} else if (!name) {
 		/* the command open may come */
 	} else {
-		rc = names_setup_name(&setup, name, args->image_opts, &err);
+		rc = take_name(&setup, name, args->image_opts, &err);
 		if (rc == 0 && args->format && setup.format &&
 		    strcmp(args->format, setup.format) != 0)
 			rc = names_reason(&err, -1, "Driver specified twice");

@@ -13,7 +13,7 @@
 
 struct resize_args {
 	const char *format, *prealloc;
-	bool shrink, dry_run, quiet;
+	bool shrink, dry_run, quiet, image_opts;
 };
 
 #define AT(member) offsetof(struct resize_args, member)
@@ -26,6 +26,8 @@ static const struct cli_option resize_options[] = {
 	 NULL},
 	{0, "dry-run", CLI_FLAG, AT(dry_run), NULL, "only tell what would be lost", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "say nothing but errors", NULL},
+	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL,
+	 "FILE is driver=FMT,file.filename=FILE,...", NULL},
 	CLI_END,
 };
 
@@ -136,15 +138,9 @@ static int explain(const struct qcow2_error *err)
 static int resize(struct qcow2_image *image, const struct order *o, const struct resize_args *args)
 {
 	uint64_t old = qcow2_size(image), size = new_size(o, old);
-	struct qcow2_info info = QCOW2_INFO_INIT;
 	struct qcow2_error err = {0};
-	int rc = qcow2_info(image, &info, &err);
+	int rc;
 
-	if (rc < 0)
-		return explain(&err);
-	/* of a raw file the last sector is filled up */
-	if (strcmp(info.format, "raw") == 0 && size % 512 != 0 && size <= INT64_MAX - 511)
-		size = (size + 511) / 512 * 512;
 	if (size == 0)
 		return cli_error("New image size must be positive");
 	if (size <= old && o->prealloc != QCOW2_PREALLOC_OFF)
@@ -169,6 +165,7 @@ int verb_resize(int argc, char **argv)
 	struct qcow2_image *image = NULL;
 	struct order o = {0};
 	char *last = argc > 2 && strcmp(argv[argc - 1], "--help") != 0 ? argv[argc - 1] : NULL;
+	unsigned flags;
 	int status, first;
 
 	first = cli_parse(&resize_command, last ? argc - 1 : argc, argv, &args, &status);
@@ -185,7 +182,9 @@ int verb_resize(int argc, char **argv)
 		return EXIT_FAILURE;
 	tool_many_files();
 	status = EXIT_FAILURE;
-	if (tool_open(&image, o.path, args.format, NULL, args.dry_run ? 0 : QCOW2_OPEN_WRITE) == 0)
+	flags = (args.dry_run ? 0 : QCOW2_OPEN_WRITE) |
+		(args.image_opts ? TOOL_OPEN_IMAGE_OPTS : 0);
+	if (tool_open(&image, o.path, args.format, NULL, flags) == 0)
 		status = resize(image, &o, &args);
 	qcow2_close(image);
 	return status;

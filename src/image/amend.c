@@ -89,8 +89,7 @@ static int check_features(const struct amend *a, struct qcow2_error *err)
 					   "version 3"
 					 : "version 2 needs refcounts of 16 bits, the image has %u",
 				 o->refcount_bits);
-	if (o->version < 3 && o->what & QCOW2_AMEND_LAZY_REFCOUNTS && o->lazy_refcounts &&
-	    m->header.version < 3)
+	if (o->version < 3 && o->lazy_refcounts)
 		return error_set(err, -EINVAL, "lazy refcounts: that needs version 3");
 	if (o->what & QCOW2_AMEND_DATA_FILE && !m->geometry.data_file)
 		return error_set(err, -EINVAL,

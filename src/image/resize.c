@@ -16,7 +16,7 @@ int image_check_resize(const struct qcow2_image *image, uint64_t size_bytes, uns
 		return ret;
 	if (flags & ~QCOW2_RESIZE_SHRINK || prealloc > QCOW2_PREALLOC_FULL)
 		return error_set(err, -EINVAL, "unknown resize options");
-	if (!is_aligned(size_bytes, 512))
+	if (image->qcow2 && !is_aligned(size_bytes, 512))
 		return error_set(err, -EINVAL,
 				 "the size of a disk is a multiple of 512 bytes, %" PRIu64 " isn't",
 				 size_bytes);

@@ -138,6 +138,11 @@ def test_every_verb_takes_them(work):
     tool("map", "--image-opts", "-f", "qcow2", opts, cwd=work).refused("exclusive")
     tool("info", "nbd:unix:/tmp/x", cwd=work).refused("NBD")
     tool("info", "--object", "foo,id=a", "a.qcow2", cwd=work).refused("does not accept value 'foo'")
+    tool("resize", "--image-opts", opts, "2M", cwd=work).succeeded()
+    tool("amend", "--image-opts", "-o", "lazy_refcounts=on", opts, cwd=work).succeeded()
+    facts = tool("info", "--output=json", "a.qcow2", cwd=work).json()
+    assert facts["virtual-size"] == 2 << 20
+    assert facts["format-specific"]["data"]["lazy-refcounts"] is True
 
 
 def test_a_backing_file_is_replaced(work):

@@ -11,6 +11,10 @@
 	"Invalid " what " specified. You may use k, M, G, T, P or E suffixes for\n"                \
 	"\akilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes."
 #define RANGE(what) "Invalid " what " specified. Must be between 0 and 9223372036854775807."
+#define NOT_A_SIZE                                                                                 \
+	"Parameter 'size' expects a non-negative number below 2^64\n"                              \
+	"Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"             \
+	"and exabytes, respectively."
 #define SPARSE                                                                                     \
 	"Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to " \
 	"16777216. Select 0 to disable sparse detection (fully allocates output)."
@@ -32,6 +36,11 @@ const struct cli_words compat_qemu_img_words[] = {
 	 "Unknown option value for -r (expecting 'leaks' or 'all'): $1", YES},
 	{"bench", "-t: '*' is not one of *", "Invalid cache mode", NO},
 	{"bench", "-s: '*' is not a size*", UNITS("buffer size"), NO},
+	{"bench", "-S: '*' is not a size*", UNITS("step_size"), NO},
+	{"bench", "-o: '*' is not a size*", UNITS("offset"), NO},
+	{"bench", "-i: '*' is not one of *", "Invalid aio option: $1", NO},
+	{"bench", "Could not open '*': -U goes with *",
+	 "Could not open '$1': force-share=on can only be used with read-only images", NO},
 	{"dd", "Must specify both input and output files",
 	 "Must specify both input and output files", NO},
 	{"dd to", "unknown format '*'; *", "Unknown file format", NO},
@@ -173,28 +182,38 @@ const struct cli_words compat_qemu_img_words[] = {
 	 NO},
 
 	/* amend and resize */
+	{"amend", "Expecting one image file name", "Expecting one image file name", NO},
+	{"amend help", "Expecting one image file name", "Expecting one image file name", NO},
+	{"amend help", "unknown format '*'; *", "Unknown file format '$1'", NO},
+	{"amend", "option 'nocow' can *", "Invalid parameter 'nocow'", NO},
+	{"amend", "option 'extent_size_hint' can *", "Invalid parameter 'extent_size_hint'", NO},
+	{"amend", "the image isn't encrypted: *",
+	 "Can't amend encryption options - encryption not present", NO},
 	{"amend", "option '*' can be chosen only when an image is made",
 	 "Invalid parameter '$1'\nThis option is only supported for image creation", NO},
 	{"amend", "the backing file isn't amended: *",
 	 "Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.", NO},
 	{"amend", "option 'compat' doesn't take '*': *", "Unknown compatibility level $1", NO},
-	{"amend", "option 'refcount_bits' doesn't take '*': *",
+	{"amend", "option 'refcount_bits' doesn't take '0': *",
 	 "Refcount width must be a power of two and may not exceed 64 bits", NO},
+	{"amend", "option 'refcount_bits' doesn't take '*': *",
+	 "Parameter 'refcount_bits' expects a number", NO},
+	{"amend", "option 'size' doesn't take '*': *", NOT_A_SIZE, NO},
 	{"amend", "option '*' doesn't take '*': expecting on or off",
 	 "Parameter '$1' expects 'on' or 'off'", NO},
 	{"amend", "amending \"*\": it is a raw image: *",
 	 "Format driver 'raw' does not support option amendment", NO},
+	{"amend", "amending \"*\": refcounts of another width *",
+	 "Refcount widths other than 16 bits" LEVEL_3, NO},
+	{"amend", "amending \"*\": lazy refcounts: *",
+	 "Lazy refcounts only supported with"
+	 " compatibility level 1.1 and above (use compat=1.1 or greater)",
+	 NO},
 	{"amend", "amending \"*\": *", "~2", NO},
 	{PART, "version 2 needs refcounts of 16 bits, *", "compat=0.10 requires refcount_bits=16",
 	 NO},
 	{"amend", "refcounts of * bits: *",
 	 "Refcount width must be a power of two and may not exceed 64 bits", NO},
-	{PART, "refcounts of another width than 16 bits: that needs version 3",
-	 "Refcount widths other than 16 bits" LEVEL_3, NO},
-	{PART, "lazy refcounts: that needs version 3",
-	 "Lazy refcounts only supported with"
-	 " compatibility level 1.1 and above (use compat=1.1 or greater)",
-	 NO},
 	{PART, "the cluster at 0x* has * references, more than refcounts of * bits can hold",
 	 "Cannot decrease refcount entry width to $3 bits: Cluster at offset 0x$1 has a refcount "
 	 "of $2",
@@ -216,11 +235,7 @@ const struct cli_words compat_qemu_img_words[] = {
 	 NO},
 	{PART, "the size of a disk is a multiple of 512 bytes, *",
 	 "The new size must be a multiple of 512", NO},
-	{"resize", "'*' is not a size: *",
-	 "Parameter 'size' expects a non-negative number below 2^64\n"
-	 "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
-	 "and exabytes, respectively.",
-	 NO},
+	{"resize", "'*' is not a size: *", NOT_A_SIZE, NO},
 	{"resize", "resizing \"*\": *", "~2", NO},
 	{PART, "a version 2 image with snapshots *", "Can't resize a v2 image which has snapshots",
 	 NO},
@@ -233,6 +248,8 @@ const struct cli_words compat_qemu_img_words[] = {
 	{NULL, "unknown format '*'; *", "Could not open '$@': Unknown driver '$1'", NO},
 	{NULL, "The 'file' block driver requires a file name",
 	 "Could not open '$@': The 'file' block driver requires a file name", NO},
+	{"options", "can't open \"*\" as qcow2: *", "Could not open '$@': ~2", KEEP},
+	{"options", "can't open \"*\": *", "Could not open '$@': Could not open '$1': ~2", KEEP},
 	{NULL, "can't open \"\": *",
 	 "Could not open '': The 'file' block driver requires a file name", NO},
 	{NULL, "can't open \"*\": it is a *, not a file or block device",

@@ -116,6 +116,7 @@ int names_setup_aio(struct names_setup *setup, const char *mode, struct qcow2_er
 
 struct parsing {
 	struct names_setup *setup;
+	const char *implied; /* the name of a first element that has only a value */
 	unsigned seen;
 	bool changing;
 	struct qcow2_error *err;
@@ -430,8 +431,14 @@ static int take_one(const struct parsing *p, const char *name, const char *value
 static int take(void *opaque, const char *name, const char *value)
 {
 	struct parsing *p = opaque;
-	const struct option *o = find(name);
+	const struct option *o;
 
+	if (!value && p->implied) {
+		value = name;
+		name = p->implied;
+	}
+	p->implied = NULL;
+	o = find(name);
 	if (!value) {
 		fflush(stdout);
 		fprintf(stderr,
@@ -457,15 +464,26 @@ int names_setup_option(struct names_setup *setup, const char *name, const char *
 	return take_one(&p, name, value);
 }
 
+static int take_list(struct parsing *p, const char *list)
+{
+	int rc;
+
+	p->err->message[0] = 0;
+	rc = cli_keyval_each(list, take, p);
+	if (rc < 0 && !p->err->message[0])
+		names_reason(p->err, rc, "'%s' is not a list of NAME=VALUE", list);
+	return rc;
+}
+
 int names_setup_name(struct names_setup *setup, const char *name, bool image_opts,
 		     struct qcow2_error *err)
 {
 	struct parsing p = {.setup = setup, .err = err};
-	unsigned seen;
 
 	if (image_opts) {
 		setup->path_is_option = true;
-		return names_setup_options(setup, name, false, &seen, err);
+		p.implied = "file";
+		return take_list(&p, name);
 	}
 	if (names_setup_string(&setup->name, name) < 0)
 		return names_reason(err, -ENOMEM, "out of memory");
@@ -478,13 +496,9 @@ int names_setup_options(struct names_setup *setup, const char *list, bool changi
 			struct qcow2_error *err)
 {
 	struct parsing p = {.setup = setup, .changing = changing, .err = err};
-	int rc;
+	int rc = take_list(&p, list);
 
-	err->message[0] = 0;
-	rc = cli_keyval_each(list, take, &p);
 	*seen = p.seen;
-	if (rc < 0 && !err->message[0])
-		names_reason(err, rc, "'%s' is not a list of NAME=VALUE", list);
 	return rc;
 }
 

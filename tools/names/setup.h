@@ -59,7 +59,7 @@ int names_setup_aio(struct names_setup *setup, const char *mode, struct qcow2_er
 
 /*
  * Takes a name: a path, with or without a protocol in front, "json:{...}"; or with image_opts a
- * list of driver options.
+ * list of driver options, whose first element, if it is only a value, says what "file" is.
  */
 int names_setup_name(struct names_setup *setup, const char *name, bool image_opts,
 		     struct qcow2_error *err);
