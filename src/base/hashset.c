@@ -12,6 +12,7 @@
 
 #include "base/alloc.h"
 #include "base/num.h"
+#include "base/seed.h"
 
 #define BITS_MIN 4u
 #define BITS_MAX 58u /* the slots' bytes fit in 64 bits */
@@ -39,10 +40,7 @@ static struct hashset_array *array_new(unsigned bits, struct hashset_array *olde
 
 static uint64_t home_of(const struct hashset *set, const struct hashset_array *a, uint64_t key)
 {
-	uint64_t h = (key ^ set->seed) * 0x9e3779b97f4a7c15ull;
-
-	h = (h ^ h >> 32) * 0xd6e8feb86659fd93ull;
-	return (h ^ h >> 32) & a->mask;
+	return seed_hash(set->seed, key) & a->mask;
 }
 
 static uint64_t slot_get(const struct hashset_array *a, uint64_t i)
@@ -72,8 +70,7 @@ int hashset_init(struct hashset *set)
 	*set = (struct hashset){0};
 	if (!a)
 		return -ENOMEM;
-	/* where things lie in memory is random enough */
-	set->seed = ((uint64_t)(uintptr_t)a << 32 ^ (uintptr_t)set) * 0xff51afd7ed558ccdull;
+	set->seed = seed_random();
 	atomic_init(&set->now, a);
 	return 0;
 }

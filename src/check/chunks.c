@@ -13,6 +13,7 @@
 #include "base/alloc.h"
 #include "base/bytes.h"
 #include "base/num.h"
+#include "base/seed.h"
 #include "base/zero.h"
 #include "format/refbits.h"
 
@@ -37,11 +38,11 @@ static const uint32_t form_order[] = {[CHUNK_TWO] = 1, [CHUNK_FOUR] = 2, [CHUNK_
 
 /* Neighbours stay neighbours, in one line of the processor's cache: mostly they are asked for in
  * a row. */
-static uint64_t hash(uint64_t key)
+static uint64_t hash(const struct chunks *c, uint64_t key)
 {
-	uint64_t line = (key >> LINE_BITS) * 0x9e3779b97f4a7c15ull;
+	uint64_t line = seed_hash(c->seed, key >> LINE_BITS);
 
-	return (line ^ line >> 29) << LINE_BITS | ((key ^ line >> 60) & ((1u << LINE_BITS) - 1));
+	return line << LINE_BITS | ((key ^ line >> 60) & ((1u << LINE_BITS) - 1));
 }
 
 /* ---- units --------------------------------------------------------------------------------- */
@@ -310,7 +311,7 @@ static int widen(struct chunks *c, struct chunk *chunk)
 /* The slot of the chunk, or the free one where it belongs. */
 static uint64_t slot_of(const struct chunks *c, uint64_t key)
 {
-	uint64_t i = hash(key) & (c->nslots - 1);
+	uint64_t i = hash(c, key) & (c->nslots - 1);
 
 	while (c->slots[i] != 0 && c->v[c->slots[i] - 1].key != key)
 		i = (i + 1) & (c->nslots - 1);
@@ -354,6 +355,8 @@ static int make_room(struct chunks *c)
 
 		if (!slots)
 			return -ENOMEM;
+		if (c->nslots == 0)
+			c->seed = seed_random();
 		c->slots = slots;
 		c->nslots = nslots;
 		fill_slots(c);

@@ -55,6 +55,7 @@ struct chunks {
 	uint32_t n, cap;
 	uint32_t *slots; /* numbers of chunks, from 1; their number is a power of two */
 	uint64_t nslots;
+	uint64_t seed;	    /* once there are slots: an image can't be made to collide */
 	struct chunk *last; /* the one that was changed last */
 	uint64_t key_max;
 	bool disordered; /* v isn't in the order of the keys */

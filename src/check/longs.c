@@ -6,19 +6,14 @@
 
 #include "base/alloc.h"
 #include "base/num.h"
+#include "base/seed.h"
 
 #define SLOTS_MIN 64u
-
-static uint64_t hash(uint64_t key)
-{
-	key *= 0x9e3779b97f4a7c15ull;
-	return key ^ key >> 29;
-}
 
 /* The slot that has the key, or the free one where it belongs. */
 static struct longs_slot *find_slot(const struct longs *m, uint64_t key)
 {
-	uint64_t i = hash(key) & (m->nslots - 1);
+	uint64_t i = seed_hash(m->seed, key) & (m->nslots - 1);
 
 	while (m->slots[i].value != 0 && m->slots[i].key != key)
 		i = (i + 1) & (m->nslots - 1);
@@ -27,7 +22,11 @@ static struct longs_slot *find_slot(const struct longs *m, uint64_t key)
 
 static int grow_map(struct longs *m)
 {
-	struct longs bigger = {.nslots = max_u64(SLOTS_MIN, m->nslots * 2), .nused = m->nused};
+	struct longs bigger = {
+		.nslots = max_u64(SLOTS_MIN, m->nslots * 2),
+		.nused = m->nused,
+		.seed = m->nslots ? m->seed : seed_random(),
+	};
 
 	bigger.slots = mem_zalloc(bigger.nslots, sizeof(*bigger.slots));
 	if (!bigger.slots)

@@ -13,6 +13,7 @@ struct longs_slot {
 struct longs { /* open addressing */
 	struct longs_slot *slots;
 	uint64_t nslots, nused;
+	uint64_t seed; /* once there are slots: an image can't be made to collide */
 };
 
 void longs_release(struct longs *m);

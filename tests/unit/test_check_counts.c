@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <string.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "check/counts.h"
@@ -234,6 +235,60 @@ static void every_question_gets_the_same_answer(void **state)
 	counts_release(&c);
 }
 
+/* ---- keys that are made to collide --------------------------------------------------------- */
+
+#define HOSTILE 20000
+
+/* The next number whose product with the golden ratio, as hashes are often made, ends alike. */
+static uint64_t next_hostile(uint64_t n, uint64_t nslots)
+{
+	uint64_t h;
+
+	do {
+		n++;
+		h = n * 0x9e3779b97f4a7c15ull;
+		h ^= h >> 29;
+	} while (h % nslots >= nslots / 512);
+	return n;
+}
+
+static double seconds_for(const uint64_t *chunks, const uint64_t *longs)
+{
+	struct timespec before, after;
+	struct counts c = {0};
+	struct longs m = {0};
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+	for (int i = 0; i < HOSTILE; i++) {
+		assert_int_equal(counts_add(&c, chunks[i] * CHUNK_CLUSTERS, 1), 0);
+		assert_int_equal(longs_set(&m, longs[i], 1), 0);
+	}
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+	counts_release(&c);
+	longs_release(&m);
+	return (double)(after.tv_sec - before.tv_sec) +
+	       (double)(after.tv_nsec - before.tv_nsec) / 1e9;
+}
+
+static void numbers_that_are_made_to_collide_take_no_longer(void **state)
+{
+	static uint64_t plain[HOSTILE], lines[HOSTILE], hostile[HOSTILE];
+	uint64_t line = 0;
+	double usual;
+
+	(void)state;
+	for (int i = 0; i < HOSTILE; i++) {
+		plain[i] = (uint64_t)i * 7;
+		hostile[i] = next_hostile(i > 0 ? hostile[i - 1] : 0, 32768);
+		if (i % 16 == 0) /* chunks are hashed in lines of so many */
+			line = next_hostile(line, 2048);
+		lines[i] = line * 16 + (uint64_t)i % 16;
+	}
+	usual = seconds_for(plain, plain);
+	assert_true(seconds_for(lines, plain) < 8 * usual + 0.01);
+	assert_true(seconds_for(plain, hostile) < 8 * usual + 0.01);
+}
+
 static int allocations_left;
 
 static bool grant(size_t size)
@@ -273,6 +328,7 @@ int main(void)
 		cmocka_unit_test(claims_are_kept_beside_counts),
 		cmocka_unit_test(memory_is_bits_a_cluster_and_bytes_a_wild_reference),
 		cmocka_unit_test(every_question_gets_the_same_answer),
+		cmocka_unit_test(numbers_that_are_made_to_collide_take_no_longer),
 		cmocka_unit_test(lack_of_memory_is_said_and_loses_nothing),
 	};
 
