@@ -46,6 +46,21 @@ int check_tick(struct check_run *run, uint64_t ntables)
 				 (run->nl2 + run->nrefblocks) * cs);
 }
 
+/* What is missing may have been anything: a repair puts nothing where it should be. */
+static void note_lost(struct check_run *run, const struct check_report *r)
+{
+	uint64_t limit = run->nrefblocks << run->g.refblock_bits, end;
+
+	if (r->finding != CHECK_DATA_PAST_END && r->finding != CHECK_L2_PAST_END &&
+	    r->finding != CHECK_TABLE_PAST_END)
+		return;
+	if (!add_fits(r->host_off, max_u64(r->len_bytes, run->g.cluster_size), &end))
+		end = UINT64_MAX;
+	if (r->host_off >> run->g.cluster_bits < limit)
+		run->lost_idx =
+			max_u64(run->lost_idx, min_u64(limit, div_ceil(end, run->g.cluster_size)));
+}
+
 int check_found(struct check_run *run, const struct check_report *r)
 {
 	switch (check_finding_kind(r->finding)) {
@@ -61,6 +76,7 @@ int check_found(struct check_run *run, const struct check_report *r)
 	case CHECK_KIND_NOTE:
 		break;
 	}
+	note_lost(run, r);
 	run->found[r->finding] += r->nclusters;
 	run->result->hides_references |= check_finding_hides(r->finding);
 	return run->passes > 0 && !run->after_repair ? 0 : check_told(run, r);

@@ -11,8 +11,7 @@
 #include "check/run.h"
 #include "format/bitmap_rec.h"
 
-/* Damage that may hide references and stays, whatever is done here. */
-static bool hides_for_good(const struct check_run *run)
+bool check_hides_for_good(const struct check_run *run)
 {
 	static const enum check_finding stay[] = {
 		CHECK_TABLE_PAST_END, CHECK_SNAPSHOT_L1,    CHECK_SNAPSHOT_TABLE,
@@ -233,7 +232,7 @@ int check_clear(struct check_run *run, bool *done, struct qcow2_error *err)
 	struct clear c = {0};
 	int ret;
 
-	if (hides_for_good(run))
+	if (check_hides_for_good(run))
 		return 0;
 	ret = clear_bitmaps(run, err);
 	if (ret == 0)

@@ -9,6 +9,9 @@
  * Copies go where nothing is (behind the end of the file, if damage may hide references), are
  * counted, and durable with their counts, before anything points to them. One kind of structure
  * moves at a time; afterwards the image is examined anew.
+ *
+ * Nothing moves where the file would be made longer than one from which something is missing, for
+ * good; and none goes to where a thing is missing, or where its count can't be stored.
  */
 #include <errno.h>
 
@@ -245,14 +248,17 @@ static int move_data_of(struct check_run *run, struct move *m, const struct run_
 			struct qcow2_error *err)
 {
 	struct run_l2 copy = *l2;
+	uint64_t file_size = run->file_size;
 	int ret;
 
 	copy.host_off = to << run->g.cluster_bits;
+	run->file_size = max_u64(file_size, copy.host_off + run->g.cluster_size);
 	ret = check_change_l2(run, &copy, move_entry, m, err);
 	m->switching = true;
 	if (ret == 0)
 		ret = check_change_l2(run, &copy, move_entry, m, err);
 	m->switching = false;
+	run->file_size = file_size;
 	return ret;
 }
 
@@ -415,10 +421,11 @@ int check_move(struct check_run *run, bool *done, struct qcow2_error *err)
 	int ret = 0;
 
 	if ((run->found[CHECK_L2_SHARED] == 0 && run->found[CHECK_TABLE_SHARED] == 0) ||
-	    run->g.data_file || run->needs_rebuild)
+	    run->g.data_file || run->needs_rebuild ||
+	    (check_is_cut_off(run) && check_hides_for_good(run)))
 		return 0;
 	if (run->result->hides_references)
-		from = max_u64(run->file_clusters,
+		from = max_u64(max_u64(run->file_clusters, run->lost_idx),
 			       div_ceil(run->result->image_end_off, run->g.cluster_size));
 	for (unsigned n = 0; n <= UNIT_MAX; n++)
 		m.from[n] = from;

@@ -77,6 +77,9 @@ struct check_run {
 	bool reftable_usable;
 	struct run_stored_slice *slices;
 
+	/* Of the clusters that counts are stored for, behind the last that is pointed to though the
+	   file ends before it: 0 if there is none. */
+	uint64_t lost_idx;
 	uint64_t copied_wrong;	    /* not 0: there may be COPIED flags that are wrong and that
 				       nobody was told of yet */
 	uint64_t copied_mended;	    /* put right */
@@ -262,6 +265,8 @@ int check_repair_marks(struct check_run *run, bool *done, struct qcow2_error *er
 
 /* ---- clear.c: entries that lead nowhere; move.c: what overlaps ---- */
 
+/* Is there damage that may hide references and stays, whatever check_clear does? */
+bool check_hides_for_good(const struct check_run *run);
 /* Both say *done if something was changed, durably: the counts don't hold any more then. */
 int check_clear(struct check_run *run, bool *done, struct qcow2_error *err);
 int check_move(struct check_run *run, bool *done, struct qcow2_error *err);

@@ -127,25 +127,44 @@ def test_data_in_tables_that_are_holes_take_no_space_when_they_move(work):
     assert os.stat(path).st_blocks * 512 < 64 << 20
 
 
-def test_nothing_moves_to_where_it_could_not_be_counted(work):
-    """Data in an L2 table, no free cluster that has a count, and no way to make such room."""
+def cut_off(work, *, order, missing_table):
+    """A file of 64 clusters: in its L2 table there are that table itself, and cluster 64."""
     cs = 512
     image = Sparse()
     image.write(0, header(cluster_bits=9, size=1 << 15, l1=(1, 3 * cs), reftable=(1, cs),
-                          snapshots=(1, 5 * cs), order=6))
+                          snapshots=(1, 5 * cs), order=order))
     image.write(cs, words(2 * cs))
-    image.write(2 * cs, words(1, 1, 1, 1, 2, 1))
+    image.write(2 * cs, struct.pack(">6Q" if order == 6 else ">6H", 1, 1, 1, 1, 2, 1))
     image.write(3 * cs, words(4 * cs))
-    image.write(4 * cs, words(4 * cs))
-    image.write(5 * cs, snapshot(1 << 30, 1, 0))
+    image.write(4 * cs, words(4 * cs, 64 * cs))
+    image.write(5 * cs, snapshot(1 << 30 if missing_table else 0, int(missing_table), 0))
     image.truncate(64 * cs)
     path = forged.path_of(work, "image.qcow2")
     image.save(path)
+    return path
+
+
+@pytest.mark.parametrize("order, missing_table", [(6, True), (6, False), (4, True)])
+def test_nothing_moves_behind_the_end_of_a_file_cut_off(order, missing_table, work):
+    """With 64 bits a count there has no place, nor would it get one; 16 bits leave room enough."""
+    path = cut_off(work, order=order, missing_table=missing_table)
     found = check(path).found()
-    assert found == {"l2-shared": 1, "table-past-end": 1}
+    assert found == {"l2-shared": 1, "data-past-end": 1} | (
+        {"table-past-end": 1} if missing_table else {})
     answer = check(path, "all")
-    assert answer["left"] == found, answer.describe()
-    assert check(path).found() == found
+    assert answer.code == 2 and check(path).found() == found, answer.describe()
+
+
+def test_nothing_moves_to_where_something_is_missing(work):
+    path = cut_off(work, order=4, missing_table=False)
+    answer = check(path, "all")
+    assert answer.code == 0, answer.describe()
+    with open(path, "rb") as f:
+        f.seek(4 * 512)
+        moved, missing = struct.unpack(">2Q", f.read(16))
+        assert (moved & ~COPIED) // 512 > 64 and missing & ~COPIED in (0, 1, 64 * 512)
+        f.seek(64 * 512)
+        assert not any(f.read(512))
 
 
 def test_a_file_of_an_exbibyte_of_holes(work):
