@@ -265,10 +265,62 @@ static inline void forge_data_on_refcounts(struct forge *f)
 	forge_set_word(f, forge_l2(22), FORGE_L1 * FORGE_CS);
 }
 
-/* What the guest cluster, which isn't compressed, has in its middle; -1: there are zeros. */
-static inline int forge_read(struct forge *f, uint64_t guest_idx)
+/* A snapshot, in a table behind everything; extra: with what version 3 wants in it. */
+static inline void forge_snapshot(struct forge *f, uint64_t l1_off, bool extra)
 {
-	uint64_t l1 = forge_word(f, LAYOUT_OFF_L1_OFFSET) + guest_idx / FORGE_L2_ENTRIES * 8;
+	uint8_t record[64] = {0}, header[12] = {0, 0, 0, 1};
+
+	store_be64(record, l1_off);
+	store_be32(record + 8, 2);
+	record[13] = 1; /* the id's length */
+	record[39] = extra ? 16 : 0;
+	store_be64(record + 48, extra ? (FORGE_L2_ENTRIES + 10) * FORGE_CS : 0);
+	record[extra ? 56 : 40] = '1';
+	store_be64(header + 4, FORGE_END * FORGE_CS);
+	assert_int_equal(storage_write(f->st, record, sizeof(record), FORGE_END * FORGE_CS, NULL),
+			 0);
+	assert_int_equal(
+		storage_write(f->st, header, sizeof(header), LAYOUT_OFF_NB_SNAPSHOTS, NULL), 0);
+	forge_set_count(f, FORGE_END, 1);
+}
+
+static inline void forge_l1_for_two(struct forge *f)
+{
+	forge_snapshot(f, FORGE_L1 * FORGE_CS, true);
+}
+
+static inline void forge_l1_on_l2(struct forge *f)
+{
+	forge_snapshot(f, FORGE_L2A * FORGE_CS, true);
+}
+
+static inline void forge_incomplete_snapshot(struct forge *f)
+{
+	forge_snapshot(f, (FORGE_END + 1) * FORGE_CS, false);
+	forge_set_word(f, (FORGE_END + 1) * FORGE_CS, FORGE_L2A * FORGE_CS);
+	forge_set_word(f, (FORGE_END + 1) * FORGE_CS + 8, FORGE_L2B * FORGE_CS);
+}
+
+static inline void forge_bits_without_sense(struct forge *f)
+{
+	forge_set_word(f, LAYOUT_OFF_AUTOCLEAR,
+		       LAYOUT_AUTOCLEAR_BITMAPS | LAYOUT_AUTOCLEAR_DATA_FILE_RAW);
+}
+
+/* The L1 tables of the disk and of its snapshot. Returns how many there are. */
+static inline unsigned forge_disks(struct forge *f, uint64_t l1[2])
+{
+	l1[0] = forge_word(f, LAYOUT_OFF_L1_OFFSET);
+	if (forge_word(f, LAYOUT_OFF_NB_SNAPSHOTS) >> 32 == 0)
+		return 1;
+	l1[1] = forge_word(f, forge_word(f, LAYOUT_OFF_SNAPSHOTS_OFFSET));
+	return 2;
+}
+
+/* What the guest cluster, which isn't compressed, has in its middle; -1: there are zeros. */
+static inline int forge_read(struct forge *f, uint64_t l1_off, uint64_t guest_idx)
+{
+	uint64_t l1 = l1_off + guest_idx / FORGE_L2_ENTRIES * 8;
 	uint64_t l2 = forge_word(f, l1) & LAYOUT_ENTRY_OFFSET_MASK, entry;
 	uint8_t byte;
 
@@ -293,6 +345,10 @@ static const struct forge_damage forge_losses[] = {
 	{"data on tables", forge_data_on_tables},
 	{"table on table", forge_table_on_table},
 	{"data on refcounts", forge_data_on_refcounts},
+	{"an L1 table for two", forge_l1_for_two},
+	{"an L1 table that is an L2 table", forge_l1_on_l2},
+	{"an incomplete snapshot", forge_incomplete_snapshot},
+	{"bits that make no sense", forge_bits_without_sense},
 };
 
 #define FORGE_LOSSES (sizeof(forge_losses) / sizeof(forge_losses[0]))

@@ -2,7 +2,7 @@
 /*
  * A repair that is interrupted: by a power cut at every write, with what wasn't flushed lost, kept
  * or torn, and by every read, write, flush and allocation that can fail. The same repair finishes
- * what was begun, and nothing that a reader sees has changed.
+ * what was begun, and nothing that a reader sees has changed; or what was done is taken back.
  */
 #include "check_forge.h"
 
@@ -21,7 +21,7 @@ static uint32_t random_u32(void)
 
 /* ---- power cuts ---- */
 
-enum fate { KEEP_ALL, DROP_UNSYNCED, SOME, FATES = 6 };
+enum fate { KEEP_ALL, DROP_UNSYNCED, LAST_ONLY, SOME, FATES = 6 };
 
 /* What of a write reaches the disk; torn at sectors. */
 static void replay_write(struct forge *f, const struct storage_record_entry *e, unsigned fate)
@@ -39,18 +39,23 @@ static void replay_write(struct forge *f, const struct storage_record_entry *e, 
 
 static void replay(struct forge *f, struct qcow2_storage log, size_t cut, unsigned fate)
 {
-	size_t synced = 0;
+	size_t synced = 0, last = 0;
 
-	for (size_t i = 0; i < cut; i++)
+	for (size_t i = 0; i < cut; i++) {
 		if (storage_record_entry(log, i).op == STORAGE_OP_FLUSH)
 			synced = i;
+		if (storage_record_entry(log, i).op == STORAGE_OP_WRITE)
+			last = i;
+	}
 	for (size_t i = 0; i < cut; i++) {
 		struct storage_record_entry e = storage_record_entry(log, i);
 
 		assert_true(e.op == STORAGE_OP_WRITE || e.op == STORAGE_OP_FLUSH ||
 			    e.op == STORAGE_OP_READ || e.op == STORAGE_OP_EXTENT);
 		if (e.op == STORAGE_OP_WRITE)
-			replay_write(f, &e, i < synced ? KEEP_ALL : fate);
+			replay_write(f, &e,
+				     i < synced || (fate == LAST_ONLY && i == last) ? KEEP_ALL
+										    : fate);
 	}
 }
 
@@ -134,9 +139,28 @@ static void a_power_cut_anywhere_can_be_finished(void **state)
 #define REPAIR (CHECK_REPAIR_ALL | CHECK_REPAIR_CLEAR)
 #define GUEST_CLUSTERS (FORGE_L2_ENTRIES + 10)
 
-static void finish_losing(const struct forge_damage *damage, struct qcow2_storage log, size_t cut,
-			  unsigned fate, const int *before)
+struct seen {
+	int byte[2][GUEST_CLUSTERS];
+};
+
+/* What a reader of the disk sees, and one of its snapshot. */
+static void see(struct forge *f, struct seen *s)
 {
+	uint64_t l1[2];
+	unsigned n = forge_disks(f, l1);
+
+	assert_true(n == 1 || l1[0] != l1[1]);
+	memset(s, 0, sizeof(*s));
+	for (unsigned k = 0; k < n; k++)
+		for (uint64_t i = 0; i < GUEST_CLUSTERS; i++)
+			if (i != 5 && i != 6)
+				s->byte[k][i] = forge_read(f, l1[k], i);
+}
+
+static void finish_losing(const struct forge_damage *damage, struct qcow2_storage log, size_t cut,
+			  unsigned fate, const struct seen *expected)
+{
+	struct seen seen;
 	struct forge f;
 
 	forge_new(&f, 4);
@@ -144,35 +168,35 @@ static void finish_losing(const struct forge_damage *damage, struct qcow2_storag
 	replay(&f, log, cut, fate);
 	assert_int_equal(forge_check(&f, REPAIR), 0);
 	forge_expect(&f, 0, 0);
-	for (uint64_t i = 0; i < GUEST_CLUSTERS; i++)
-		if (i != 5 && i != 6)
-			assert_int_equal(forge_read(&f, i), before[i]);
+	see(&f, &seen);
+	assert_memory_equal(&seen, expected, sizeof(seen));
 	forge_free(&f);
 }
 
 static void lose_everywhere(const struct forge_damage *damage)
 {
-	int before[GUEST_CLUSTERS];
 	struct qcow2_storage lower;
+	struct seen expected;
 	struct forge f;
 	size_t n;
 
 	forge_new(&f, 4);
 	damage->apply(&f);
+	assert_int_equal(forge_check(&f, 0), 0);
+	assert_true(f.result.corruptions > 0);
 	lower = f.st;
 	assert_int_equal(storage_record_new(&f.st, lower, true, NULL), 0);
 	assert_int_equal(forge_check(&f, REPAIR), 0);
 	assert_int_equal(f.result.corruptions + f.result.leaks + f.result.check_errors, 0);
 	n = storage_record_entries(f.st);
-	for (uint64_t i = 0; i < GUEST_CLUSTERS; i++)
-		before[i] = i == 5 || i == 6 ? 0 : forge_read(&f, i);
+	see(&f, &expected);
 	for (size_t cut = 0; cut < n; cut++) {
 		enum storage_op op = storage_record_entry(f.st, cut).op;
 
 		if (op != STORAGE_OP_WRITE && op != STORAGE_OP_FLUSH)
 			continue;
 		for (unsigned fate = 0; fate < FATES; fate++)
-			finish_losing(damage, f.st, cut, fate, before);
+			finish_losing(damage, f.st, cut, fate, &expected);
 	}
 	forge_free(&f);
 }
@@ -241,6 +265,71 @@ static void any_failing_operation_is_said_and_can_be_finished(void **state)
 	}
 }
 
+/* ---- a repair that is given up ---- */
+
+static uint8_t *bytes_of(struct qcow2_storage st, uint64_t *size)
+{
+	uint8_t *bytes;
+
+	assert_int_equal(storage_size(st, size, NULL), 0);
+	bytes = mem_alloc(*size, 1);
+	assert_non_null(bytes);
+	assert_int_equal(storage_read(st, bytes, (size_t)*size, 0, NULL), 0);
+	return bytes;
+}
+
+/* The n-th write, and all after it, fail. Returns whether there was one. */
+static bool give_up_at(const struct forge_damage *damage, uint64_t nth)
+{
+	struct storage_fault_rule rule = {.op = STORAGE_OP_WRITE,
+					  .nth = nth,
+					  .times = UINT64_MAX,
+					  .code = -EIO,
+					  .short_bytes = 700};
+	struct qcow2_storage image, saved;
+	uint64_t size, size_after;
+	uint8_t *before, *after;
+	struct forge f;
+	bool hit;
+
+	forge_new(&f, 4);
+	damage->apply(&f);
+	before = bytes_of(f.st, &size);
+	assert_int_equal(storage_fault_new(&image, f.st, NULL), 0);
+	assert_int_equal(storage_fault_add(image, &rule), 0);
+	assert_int_equal(storage_mem_new(&saved, 0, NULL), 0);
+	assert_int_equal(storage_undo_new_on(&f.st, image, saved, NULL), 0);
+	forge_check(&f, REPAIR);
+	hit = storage_fault_seen(image, STORAGE_OP_WRITE) > nth;
+	storage_fault_clear(image);
+	assert_true(storage_undo_is_there(f.st));
+	assert_int_equal(storage_undo_apply(image, saved, &f.err), 0);
+	after = bytes_of(image, &size_after);
+	assert_true(size_after == size);
+	assert_memory_equal(after, before, (size_t)size);
+	mem_free(before);
+	mem_free(after);
+	forge_free(&f);
+	storage_close(&image);
+	return hit;
+}
+
+static void a_repair_that_stops_anywhere_can_be_taken_back(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < FORGE_DAMAGES + FORGE_LOSSES; i++) {
+		const struct forge_damage *damage =
+			i < FORGE_DAMAGES ? &forge_damages[i] : &forge_losses[i - FORGE_DAMAGES];
+		uint64_t n = 0;
+
+		while (give_up_at(damage, n))
+			n++;
+		assert_true(n > 0);
+	}
+}
+
+/* ---- memory ---- */
+
 static uint64_t allocations_left;
 
 static bool grant(size_t size)
@@ -277,6 +366,7 @@ int main(void)
 		cmocka_unit_test(a_power_cut_anywhere_can_be_finished),
 		cmocka_unit_test(what_is_moved_or_given_up_can_be_cut_too),
 		cmocka_unit_test(any_failing_operation_is_said_and_can_be_finished),
+		cmocka_unit_test(a_repair_that_stops_anywhere_can_be_taken_back),
 		cmocka_unit_test(any_lack_of_memory_is_said_and_can_be_finished),
 	};
 
