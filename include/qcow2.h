@@ -928,6 +928,18 @@ struct qcow2_progress {
  * Not with COMPRESS or SALVAGE.
  */
 #define QCOW2_CONVERT_OFFLOAD 256u
+/*
+ * Without either, plain data are shared with the sources (reflinks), and not looked at, where all
+ * their files and the target lie on one file system that can do that, unless something else is
+ * asked for that doesn't go with it: COMPRESS, SALVAGE, a sparse_bytes of the caller's, or space
+ * that is preallocated with FALLOC or FULL. What is compressed, and ends that don't fill a block of
+ * the file system, are copied.
+ *
+ * ALWAYS: where they can't be shared, that is an error (-ENOTSUP). NEVER: every byte has a place of
+ * its own; not with OFFLOAD, which may share.
+ */
+#define QCOW2_CONVERT_REFLINK_ALWAYS 512u
+#define QCOW2_CONVERT_REFLINK_NEVER 1024u
 
 struct qcow2_convert_options {
 	size_t struct_size;
@@ -937,7 +949,7 @@ struct qcow2_convert_options {
 	unsigned threads;			   /* 0: one a core; never changes the result */
 	uint64_t sparse_bytes; /* runs of zeros of at least this become sparse, as far as they lie
 				  in one MiB that is read at once; 0 allocates all;
-				  QCOW2_SPARSE_DEFAULT: 4096 */
+				  QCOW2_SPARSE_DEFAULT: 4096, of what isn't shared */
 	int compression_level; /* 0: the default */
 	uint64_t rate_limit;   /* bytes a second; 0: none */
 	struct qcow2_progress progress;
@@ -956,7 +968,7 @@ struct qcow2_convert_options {
 	}
 
 struct qcow2_convert_result {
-	uint64_t data_bytes;	   /* moved */
+	uint64_t data_bytes;	   /* moved, or shared */
 	uint64_t zero_bytes;	   /* left out or made zero */
 	uint64_t unreadable_bytes; /* with SALVAGE */
 	uint64_t host_bytes;	   /* length of the target file */

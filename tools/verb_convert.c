@@ -20,13 +20,16 @@ struct convert_args {
 	const char *format, *target_format, *backing, *backing_format, *snapshot;
 	struct cli_list options;
 	struct cli_size sparse, threads, rate;
-	int source_cache, target_cache;
+	int source_cache, target_cache, reflink;
 	bool compress, no_create, target_is_zero, disordered, offload, force_share, salvage, force;
 	bool bitmaps, skip_broken;
 	bool progress, quiet;
 };
 
 #define AT(member) offsetof(struct convert_args, member)
+
+enum { REFLINK_AUTO, REFLINK_NEVER, REFLINK_ALWAYS };
+static const char *const reflinks[] = {"auto", "never", "always", NULL};
 
 static const struct cli_option convert_options[] = {
 	{'f', "format", CLI_STRING, AT(format), "FMT", "format of the sources (default: look)",
@@ -51,13 +54,16 @@ static const struct cli_option convert_options[] = {
 	{'W', "out-of-order", CLI_FLAG, AT(disordered), NULL,
 	 "write in any order; -C: the kernel copies", NULL},
 	{'C', NULL, CLI_FLAG, AT(offload), NULL, NULL, NULL},
+	{0, "reflink", CLI_CHOICE, AT(reflink), "WHEN",
+	 "share blocks with the sources: auto, never, always", reflinks},
 	{'r', "rate-limit", CLI_SIZE, AT(rate), "SIZE", "move so many bytes a second at most",
 	 NULL},
 	{'t', NULL, CLI_CHOICE, AT(target_cache), "CACHE",
 	 "of target (unsafe) and sources (writeback)", tool_cache_modes},
 	{'T', NULL, CLI_CHOICE, AT(source_cache), "CACHE", NULL, tool_cache_modes},
-	{'U', "force-share", CLI_FLAG, AT(force_share), NULL, "read even while others write", NULL},
-	{0, "salvage", CLI_FLAG, AT(salvage), NULL, "what can't be read becomes zeros", NULL},
+	{'U', "force-share", CLI_FLAG, AT(force_share), NULL,
+	 "read while others write; damage, as zeros", NULL},
+	{0, "salvage", CLI_FLAG, AT(salvage), NULL, NULL, NULL},
 	{0, "bitmaps", CLI_FLAG, AT(bitmaps), NULL, "copy bitmaps, too (but broken ones)", NULL},
 	{0, "skip-broken-bitmaps", CLI_FLAG, AT(skip_broken), NULL, NULL, NULL},
 	{0, "force", CLI_FLAG, AT(force), NULL, "replace a target that isn't empty", NULL},
@@ -110,6 +116,16 @@ static int check(const struct convert_args *args, const struct tool_create *crea
 		return cli_usage("convert", "raw images can't be compressed (use -O qcow2)");
 	if (args->offload && (args->compress || args->sparse.given || args->salvage))
 		return cli_usage("convert", "-C copies as it is: it doesn't go with %s",
+				 args->compress	      ? "-c"
+				 : args->sparse.given ? "-S"
+						      : "--salvage");
+	if (args->offload && args->reflink == REFLINK_NEVER)
+		return cli_usage("convert", "-C may share blocks: it doesn't go with "
+					    "--reflink=never");
+	if (args->reflink == REFLINK_ALWAYS &&
+	    (args->compress || args->sparse.given || args->salvage))
+		return cli_usage("convert",
+				 "--reflink=always shares as it is: it doesn't go with %s",
 				 args->compress	      ? "-c"
 				 : args->sparse.given ? "-S"
 						      : "--salvage");
@@ -232,6 +248,8 @@ static unsigned convert_flags(const struct convert_args *args, const struct tool
 	       (args->bitmaps ? QCOW2_CONVERT_BITMAPS : 0) |
 	       (args->skip_broken ? QCOW2_CONVERT_SKIP_BROKEN_BITMAPS : 0) |
 	       (args->offload ? QCOW2_CONVERT_OFFLOAD : 0) |
+	       (args->reflink == REFLINK_ALWAYS ? QCOW2_CONVERT_REFLINK_ALWAYS : 0) |
+	       (args->reflink == REFLINK_NEVER ? QCOW2_CONVERT_REFLINK_NEVER : 0) |
 	       (create->lib.backing_file ? QCOW2_CONVERT_ON_TOP : 0);
 }
 

@@ -81,9 +81,22 @@ void image_writes_release(struct image_writes *writes)
 	*writes = (struct image_writes){0};
 }
 
+static bool joins(const struct image_writes *writes, const struct image_write *w)
+{
+	const struct image_write *last = writes->count ? &writes->list[writes->count - 1] : NULL;
+
+	return w->moved && last && last->moved && last->store.self == w->store.self &&
+	       last->host_off + last->len == w->host_off &&
+	       last->guest_off + last->len == w->guest_off;
+}
+
 int image_writes_add(struct image_writes *writes, const struct image_write *write,
 		     struct qcow2_error *err)
 {
+	if (joins(writes, write)) {
+		writes->list[writes->count - 1].len += write->len;
+		return 0;
+	}
 	if (writes->count == writes->cap) {
 		size_t cap = writes->cap ? writes->cap * 2 : 64;
 		struct image_write *list = mem_realloc(writes->list, cap, sizeof(*list));
@@ -126,10 +139,11 @@ static int write_joined(const struct image_write *list, size_t n, size_t *done,
 	int iovcnt = 0;
 	size_t k = 0;
 
-	if (!list[0].bytes) {
-		*done = 1;
+	*done = 1;
+	if (list[0].moved)
+		return 0;
+	if (!list[0].bytes)
 		return storage_zero(list[0].store, list[0].host_off, list[0].len, 0, err);
-	}
 	do {
 		append_piece(iov, &iovcnt, &list[k]);
 		k++;
@@ -273,14 +287,17 @@ static int place_cluster(struct image_writer *w, uint64_t guest_off, uint64_t *h
 	return ret;
 }
 
-/* bytes NULL: a cluster that reads as zeros, or shows what is below through its bitmap. */
-static int put_whole(struct image_writer *w, uint64_t guest_off, const uint8_t *bytes,
-		     struct image_writes *writes, struct qcow2_error *err)
+/* IMAGE_PUT_ZERO: a cluster that reads as zeros, or shows what is below through its bitmap. */
+static int put_whole(struct image_writer *w, uint64_t guest_off, enum image_put kind,
+		     const uint8_t *bytes, struct image_writes *writes, struct qcow2_error *err)
 {
-	bool must_write = bytes || w->o.write_zeros || (!w->o.reads_zero && !w->g.extended_l2);
+	bool is_data = kind != IMAGE_PUT_ZERO;
+	bool must_write = is_data || w->o.write_zeros || (!w->o.reads_zero && !w->g.extended_l2);
 	struct image_write write = {
 		.store = w->g.data_file ? w->d->data.st : w->d->file.st,
 		.bytes = bytes,
+		.moved = kind == IMAGE_PUT_MOVED,
+		.guest_off = guest_off,
 		.len = (size_t)w->g.cluster_size,
 		.sparse = bytes && w->o.sparse && w->o.reads_zero &&
 			  !(w->g.data_file && w->d->data.is_device),
@@ -294,7 +311,7 @@ static int put_whole(struct image_writer *w, uint64_t guest_off, const uint8_t *
 	if (must_write)
 		ret = image_writes_add(writes, &write, err);
 	set_entry(w, guest_off, format_l2_encode_normal(write.host_off, true),
-		  bytes ? format_subcluster_bitmap(UINT32_MAX, 0) : 0);
+		  is_data ? format_subcluster_bitmap(UINT32_MAX, 0) : 0);
 	return ret;
 }
 
@@ -306,9 +323,9 @@ static int put_zero(struct image_writer *w, uint64_t guest_off, struct image_wri
 	/* extended entries of preallocated clusters show whatever is below, so a zero has to be
 	 * said; version 2 has no way to say it but zeros */
 	if (w->o.map_all && !(w->o.explicit_zeros && w->g.extended_l2))
-		return put_whole(w, guest_off, NULL, writes, err);
+		return put_whole(w, guest_off, IMAGE_PUT_ZERO, NULL, writes, err);
 	if (w->o.explicit_zeros && !has_flag)
-		return put_whole(w, guest_off, NULL, writes, err);
+		return put_whole(w, guest_off, IMAGE_PUT_ZERO, NULL, writes, err);
 	if (w->g.extended_l2)
 		set_entry(w, guest_off, 0, format_subcluster_bitmap(0, UINT32_MAX));
 	else
@@ -422,7 +439,7 @@ static int map_gap(struct image_writer *w, uint64_t guest_off, struct image_writ
 	     w->next_off += w->g.cluster_size) {
 		ret = want_l2(w, w->next_off, writes, err);
 		if (ret == 0)
-			ret = put_whole(w, w->next_off, NULL, writes, err);
+			ret = put_whole(w, w->next_off, IMAGE_PUT_ZERO, NULL, writes, err);
 	}
 	return ret;
 }
@@ -442,7 +459,8 @@ int image_writer_put(struct image_writer *writer, uint64_t guest_off, enum image
 		return ret;
 	switch (kind) {
 	case IMAGE_PUT_DATA:
-		return put_whole(writer, guest_off, bytes, writes, err);
+	case IMAGE_PUT_MOVED:
+		return put_whole(writer, guest_off, kind, bytes, writes, err);
 	case IMAGE_PUT_COMPRESSED:
 		return put_compressed(writer, guest_off, bytes, len, writes, err);
 	case IMAGE_PUT_ZERO:

@@ -39,6 +39,8 @@ struct image_write {
 	size_t len;
 	uint8_t *owned; /* memory to free afterwards, or NULL */
 	bool sparse;	/* the place reads as zeros: long runs of them needn't be written */
+	bool moved;	/* the caller gets the data there, from guest_off of the disk */
+	uint64_t guest_off;
 };
 
 /* Writes that belong to the thread that prepares them. */
@@ -47,16 +49,19 @@ struct image_writes {
 	size_t count, cap;
 };
 
+/* What is moved, and goes on with the last, becomes a part of that. */
 int image_writes_add(struct image_writes *writes, const struct image_write *write,
 		     struct qcow2_error *err);
 
-/* Carries them out, neighbours joined, and empties the list, also on failure. */
+/* Carries them out but for those that are moved, neighbours joined, and empties the list, also on
+ * failure. */
 int image_writes_run(struct image_writes *writes, struct qcow2_error *err);
 /* Drops what wasn't written. */
 void image_writes_release(struct image_writes *writes);
 
 enum image_put {
 	IMAGE_PUT_DATA,	      /* bytes: a whole cluster */
+	IMAGE_PUT_MOVED,      /* the same, but the caller moves them: see image_write */
 	IMAGE_PUT_COMPRESSED, /* bytes: len of them, less than a cluster */
 	IMAGE_PUT_ZERO,	      /* reads as zeros */
 };

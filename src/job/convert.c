@@ -10,7 +10,9 @@
 #define FLAGS_KNOWN                                                                                \
 	(QCOW2_CONVERT_COMPRESS | QCOW2_CONVERT_EXISTING | QCOW2_CONVERT_TARGET_IS_ZERO |          \
 	 QCOW2_CONVERT_SALVAGE | QCOW2_CONVERT_DISORDERED | QCOW2_CONVERT_ON_TOP |                 \
-	 QCOW2_CONVERT_BITMAPS | QCOW2_CONVERT_SKIP_BROKEN_BITMAPS | QCOW2_CONVERT_OFFLOAD)
+	 QCOW2_CONVERT_BITMAPS | QCOW2_CONVERT_SKIP_BROKEN_BITMAPS | QCOW2_CONVERT_OFFLOAD |       \
+	 QCOW2_CONVERT_REFLINK_ALWAYS | QCOW2_CONVERT_REFLINK_NEVER)
+#define SPARSE_DEFAULT 4096
 #define TARGET_FLAGS_KNOWN (QCOW2_OPEN_DIRECT | QCOW2_OPEN_NO_FLUSH | QCOW2_OPEN_WRITETHROUGH)
 
 /* The disk's size comes from the sources; the rest of the options is the caller's. */
@@ -88,6 +90,13 @@ static int open_target(struct job_target **target, const char *path,
 	return job_target_qcow2(target, path, source, options, &create, err);
 }
 
+static uint64_t sparse_bytes(const struct job_target *target, const struct qcow2_convert_options *o)
+{
+	if (target->moves) /* nobody has looked at it */
+		return 0;
+	return o->sparse_bytes == QCOW2_SPARSE_DEFAULT ? SPARSE_DEFAULT : o->sparse_bytes;
+}
+
 static int copy(const struct job_source *source, struct job_target *target,
 		const struct qcow2_convert_options *o, struct qcow2_convert_result *result,
 		struct qcow2_error *err)
@@ -97,8 +106,7 @@ static int copy(const struct job_source *source, struct job_target *target,
 		.target = target,
 		.size_bytes = source->size_bytes,
 		.threads = o->threads,
-		/* nobody has looked at what is moved */
-		.sparse_bytes = target->moves ? 0 : o->sparse_bytes,
+		.sparse_bytes = sparse_bytes(target, o),
 		.compression_level = o->compression_level,
 		.rate_limit = o->rate_limit,
 		.progress = o->progress,
@@ -129,6 +137,17 @@ static int check_flags(const struct qcow2_convert_options *o, struct qcow2_error
 	    o->flags & (QCOW2_CONVERT_COMPRESS | QCOW2_CONVERT_SALVAGE))
 		return error_set(err, -EINVAL,
 				 "data that the kernel moves can't be compressed or salvaged");
+	if (o->flags & QCOW2_CONVERT_REFLINK_ALWAYS &&
+	    (o->flags & (QCOW2_CONVERT_COMPRESS | QCOW2_CONVERT_SALVAGE |
+			 QCOW2_CONVERT_REFLINK_NEVER) ||
+	     o->sparse_bytes != QCOW2_SPARSE_DEFAULT))
+		return error_set(err, -EINVAL,
+				 "blocks that are to be shared can't be compressed, salvaged or "
+				 "searched for zeros, nor not be shared");
+	if (o->flags & QCOW2_CONVERT_REFLINK_NEVER && o->flags & QCOW2_CONVERT_OFFLOAD)
+		return error_set(err, -EINVAL,
+				 "what the kernel copies may be shared, so it can't be kept from "
+				 "being shared");
 	if (o->target_open_flags & ~TARGET_FLAGS_KNOWN)
 		return error_set(err, -EINVAL, "open flags 0x%x, which targets don't have",
 				 o->target_open_flags & ~TARGET_FLAGS_KNOWN);
@@ -152,8 +171,6 @@ int qcow2_convert(struct qcow2_image *const *sources, size_t nsources, const cha
 		ret = job_bitmaps_check(sources, nsources, path, &o, err);
 	if (ret < 0)
 		return ret;
-	if (o.sparse_bytes == QCOW2_SPARSE_DEFAULT)
-		o.sparse_bytes = 4096;
 	ret = job_source_init(&source, sources, nsources, err);
 	if (ret < 0)
 		return ret;

@@ -25,6 +25,8 @@
 #include "codec/codec.h"
 
 #define WINDOW_MIN (1024u * 1024)
+#define MOVED_MAX (64u * 1024 * 1024)
+#define MOVED_SHARES 8 /* of each thread, so that all end at about the same time */
 #define THREADS_MAX 64
 #define NAP_NSEC 200000000ull /* a cancel shouldn't have to wait longer */
 #define SKIP_MAX 1024u	      /* windows that are skipped in one turn: others wait meanwhile */
@@ -340,7 +342,7 @@ static int init_chunk(const struct job_copy *c, struct job_chunk *k, struct qcow
 {
 	size_t nblocks = c->window / c->target->block_size;
 
-	k->buf = mem_aligned(4096, c->window);
+	k->buf = mem_aligned(4096, c->target->moves ? JOB_MOVE_BUFFER : c->window);
 	k->states = mem_alloc(nblocks, 1);
 	if (!k->buf || !k->states)
 		return error_errno(err, -ENOMEM, "can't get a buffer of %zu bytes", c->window);
@@ -375,19 +377,35 @@ static void run_thread(void *opaque, unsigned i)
 	release_chunk(&k);
 }
 
+static unsigned threads_wanted(const struct job_copy *c)
+{
+	return (unsigned)min_u64(c->threads ? c->threads : work_cpus(), THREADS_MAX);
+}
+
+/*
+ * What is moved needs no room in memory, and a long range may take no longer than a short one. Yet
+ * each thread should have a share, since a part may have to be copied.
+ */
+static size_t window_size(const struct job_copy *c)
+{
+	uint64_t size = max_u64(max_u64(WINDOW_MIN, c->cluster_max), c->target->block_size);
+	uint64_t share = c->size_bytes / (threads_wanted(c) * (uint64_t)MOVED_SHARES);
+
+	while (c->target->moves && !c->rate_limit && size < MOVED_MAX && 2 * size <= share)
+		size *= 2;
+	return (size_t)size;
+}
+
 static unsigned thread_count(const struct job_copy *c)
 {
-	unsigned n = c->threads ? c->threads : work_cpus();
-
-	return (unsigned)min_u64(min_u64(n, THREADS_MAX),
-				 max_u64(1, div_ceil(c->size_bytes, c->window)));
+	return (unsigned)min_u64(threads_wanted(c), max_u64(1, div_ceil(c->size_bytes, c->window)));
 }
 
 int job_copy_run(struct job_copy *c, struct qcow2_error *err)
 {
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->turned, NULL);
-	c->window = (size_t)max_u64(max_u64(WINDOW_MIN, c->cluster_max), c->target->block_size);
+	c->window = window_size(c);
 	c->started_nsec = c->ticker.ticked_nsec = job_now_nsec();
 	work_team(thread_count(c), run_thread, c);
 	if (c->ret == 0)

@@ -238,50 +238,44 @@ static int read_source(const struct job_reader *r, uint64_t guest_off, size_t le
 	return ret;
 }
 
-/* How much of a range is plain data that the kernel has moved; 0: it has to be read. */
-static int move_plain(const struct job_source *s, uint64_t guest_off, uint64_t len_bytes,
-		      struct qcow2_storage to, uint64_t host_off, uint64_t *moved,
-		      struct qcow2_error *err)
+const struct qcow2_image *job_source_image(const struct job_source *s, uint64_t guest_off,
+					   uint64_t *len_bytes)
 {
-	struct data_run r;
 	size_t i;
-	int ret;
 
-	*moved = 0;
 	if (guest_off >= s->starts[s->nimages])
-		return 0;
+		return NULL;
 	i = image_at(s, guest_off);
-	ret = data_map(&s->images[i]->layers, place_in(s, i, guest_off),
-		       min_u64(len_bytes, s->starts[i + 1] - guest_off), &r, err);
-	if (ret < 0 || r.run.kind != DISK_RUN_DATA)
-		return ret;
-	ret = storage_file_copy(r.run.store, r.run.host_off, to, host_off, r.run.len_bytes, moved,
-				err);
-	return ret == -ENOTSUP ? 0 : ret;
+	*len_bytes = min_u64(*len_bytes, s->starts[i + 1] - guest_off);
+	return s->images[i];
 }
 
-int job_source_move(const struct job_source *s, uint64_t guest_off, size_t len,
-		    struct qcow2_storage to, uint64_t host_off, uint8_t *buf,
+int job_source_run(const struct job_source *s, uint64_t guest_off, uint64_t len_bytes, bool cached,
+		   struct disk_run *run, struct qcow2_error *err)
+{
+	const struct qcow2_image *image = job_source_image(s, guest_off, &len_bytes);
+	struct data_run r;
+	uint64_t image_off;
+	int ret = -EAGAIN;
+
+	if (!image) {
+		*run = (struct disk_run){.kind = DISK_RUN_ZERO, .len_bytes = len_bytes};
+		return 0;
+	}
+	image_off = place_in(s, image_at(s, guest_off), guest_off);
+	if (cached)
+		ret = data_map_cached(&image->layers, image_off, len_bytes, &r);
+	if (ret == -EAGAIN)
+		ret = data_map(&image->layers, image_off, len_bytes, &r, err);
+	if (ret == 0)
+		*run = r.run;
+	return ret;
+}
+
+int job_source_read(const struct job_source *s, uint64_t guest_off, uint8_t *buf, size_t len,
 		    struct qcow2_error *err)
 {
-	uint64_t moved;
-	int ret;
-
-	while (len > 0) {
-		ret = move_plain(s, guest_off, len, to, host_off, &moved, err);
-		if (ret == 0 && moved == 0) { /* all the rest, in one go */
-			ret = read_blocks(s, guest_off, buf, len, NULL, NULL, err);
-			if (ret == 0)
-				ret = storage_write(to, buf, len, host_off, err);
-			moved = len;
-		}
-		if (ret < 0)
-			return ret;
-		guest_off += moved;
-		host_off += moved;
-		len -= (size_t)moved;
-	}
-	return 0;
+	return read_blocks(s, guest_off, buf, len, NULL, NULL, err);
 }
 
 int job_source_init(struct job_source *s, struct qcow2_image *const *images, size_t nimages,

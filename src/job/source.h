@@ -43,7 +43,7 @@ struct job_source {
 	/* of each image so many are looked at, what they leave to those below is ABSENT; 0: all */
 	unsigned nlayers;
 	bool salvage;
-	bool unread; /* buf isn't filled: job_source_move moves the data */
+	bool unread; /* buf isn't filled, nor needed: the data are moved (move.h) */
 };
 
 /* -EINVAL if one of them is open for information only. */
@@ -54,12 +54,19 @@ void job_source_release(struct job_source *s);
 int job_source_cut(struct job_source *s, uint64_t first_off, uint64_t len_bytes,
 		   struct qcow2_error *err);
 
+/* The image that holds guest_off, and *len_bytes cut to its end; NULL: all are before it. */
+const struct qcow2_image *job_source_image(const struct job_source *s, uint64_t guest_off,
+					   uint64_t *len_bytes);
+
 /*
- * Writes what the source has at guest_off to a store, in the kernel where that can be; buf has room
- * for all of it. The range lies inside the source.
+ * What is at guest_off, through all layers, for at most len_bytes. cached: holes of a raw file may
+ * be given as data, if that saves asking for them.
  */
-int job_source_move(const struct job_source *s, uint64_t guest_off, size_t len,
-		    struct qcow2_storage to, uint64_t host_off, uint8_t *buf,
+int job_source_run(const struct job_source *s, uint64_t guest_off, uint64_t len_bytes, bool cached,
+		   struct disk_run *run, struct qcow2_error *err);
+
+/* Reads a range that lies inside the source. */
+int job_source_read(const struct job_source *s, uint64_t guest_off, uint8_t *buf, size_t len,
 		    struct qcow2_error *err);
 
 /* -EINVAL if the file at path, which was opened as store, is one that the source is read from. */

@@ -9,13 +9,14 @@
 
 #include "image/create.h"
 #include "image/writer.h"
+#include "job/move.h"
 #include "job/source.h"
 
 /* One chunk on its way; belongs to one thread. */
 struct job_chunk {
 	uint64_t guest_off;
 	size_t len;	 /* of the disk; the last chunk may end inside a block */
-	uint8_t *buf;	 /* a whole number of blocks */
+	uint8_t *buf;	 /* a whole number of blocks; or JOB_MOVE_BUFFER, if they are moved */
 	uint8_t *states; /* enum job_block of each block */
 	size_t nblocks;
 	uint8_t *packed;    /* room for compressed blocks, or NULL */
@@ -49,9 +50,9 @@ struct job_target_ops {
 struct job_target {
 	const struct job_target_ops *ops;
 	size_t block_size;
-	bool write_all;			/* zeros too, as if they were data */
-	const struct job_source *moves; /* it moves the data from there itself; or NULL */
-	bool skip_zero;			/* long runs of that kind may be passed over */
+	bool write_all;		       /* zeros too, as if they were data */
+	const struct job_mover *moves; /* its write moves the data by that; or NULL */
+	bool skip_zero;		       /* long runs of that kind may be passed over */
 	bool skip_absent;
 	bool compressed;
 	int compression; /* enum codec_type */

@@ -178,9 +178,14 @@ int job_target_inplace(struct job_target **target, const char *path,
 		       const struct job_existing *existing, const struct qcow2_policy *policy,
 		       struct qcow2_error *err)
 {
-	struct inplace_target *t = mem_zalloc(1, sizeof(*t));
+	struct inplace_target *t;
 	int ret;
 
+	if (options->flags & QCOW2_CONVERT_REFLINK_ALWAYS)
+		return error_set(err, -ENOTSUP,
+				 "\"%s\" isn't empty: what is written into it can't share blocks",
+				 path);
+	t = mem_zalloc(1, sizeof(*t));
 	if (!t)
 		return error_errno(err, -ENOMEM, "can't write \"%s\"", path);
 	t->target.ops = &inplace_ops;

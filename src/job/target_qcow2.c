@@ -13,6 +13,7 @@
 
 struct qcow2_target {
 	struct job_target target;
+	struct job_mover mover;
 	struct image_draft draft;
 	bool drafting;
 	bool finished;
@@ -42,6 +43,8 @@ static int put_block(struct qcow2_target *t, struct job_chunk *c, size_t i, stru
 	case JOB_BLOCK_DATA:
 		break;
 	}
+	if (t->target.moves)
+		return image_writer_put(t->writer, off, IMAGE_PUT_MOVED, NULL, 0, &c->writes, err);
 	if (c->packed && c->packed_len[i])
 		return image_writer_put(t->writer, off, IMAGE_PUT_COMPRESSED, c->packed + at,
 					c->packed_len[i], &c->writes, err);
@@ -57,8 +60,10 @@ static int put_raw_data(struct qcow2_target *t, struct job_chunk *c, size_t i,
 	struct image_write write = {
 		.store = t->draft.data.st,
 		.host_off = c->guest_off + at,
-		.bytes = c->buf + at,
+		.bytes = t->target.moves ? NULL : c->buf + at,
 		.len = (size_t)min_u64(t->target.block_size, c->len - at),
+		.moved = t->target.moves,
+		.guest_off = c->guest_off + at,
 	};
 
 	if (c->states[i] != JOB_BLOCK_DATA)
@@ -76,44 +81,21 @@ static int qcow2_place(struct job_target *target, struct job_chunk *c, struct qc
 	return ret;
 }
 
-static bool is_of_disk(const struct job_chunk *c, const struct image_write *w)
+/* The last cluster may reach behind the end of the disk. */
+static int move_data(const struct job_mover *mover, const struct job_chunk *c,
+		     struct qcow2_error *err)
 {
-	return w->bytes >= c->buf && w->bytes < c->buf + c->len;
-}
-
-/* Does b go on where a ends, on both sides? */
-static bool goes_on(const struct image_write *a, const struct image_write *b)
-{
-	return a->store.self == b->store.self && a->host_off + a->len == b->host_off &&
-	       a->bytes + a->len == b->bytes;
-}
-
-/* The writes of the disk's data are done by moving them; the others stay. */
-static int move_data(const struct job_source *source, struct job_chunk *c, struct qcow2_error *err)
-{
-	struct image_writes *ws = &c->writes;
-	size_t left = 0;
+	const uint64_t end = c->guest_off + c->len;
 	int ret = 0;
 
-	for (size_t i = 0, next; i < ws->count; i = next) {
-		struct image_write w = ws->list[i];
+	for (size_t i = 0; ret == 0 && i < c->writes.count; i++) {
+		const struct image_write *w = &c->writes.list[i];
 
-		next = i + 1;
-		if (!is_of_disk(c, &w)) {
-			ws->list[left++] = w;
-			continue;
-		}
-		for (; next < ws->count && is_of_disk(c, &ws->list[next]) &&
-		       goes_on(&w, &ws->list[next]);
-		     next++)
-			w.len += ws->list[next].len;
-		w.len = (size_t)min_u64(w.len, (uint64_t)(c->buf + c->len - w.bytes));
-		if (ret == 0)
-			ret = job_source_move(source, c->guest_off + (uint64_t)(w.bytes - c->buf),
-					      w.len, w.store, w.host_off,
-					      c->buf + (w.bytes - c->buf), err);
+		if (w->moved)
+			ret = job_mover_move(mover, w->guest_off,
+					     min_u64(w->len, end - w->guest_off), w->host_off,
+					     c->buf, err);
 	}
-	ws->count = left;
 	return ret;
 }
 
@@ -190,6 +172,22 @@ static int check_options(const struct qcow2_convert_options *options,
 	return 0;
 }
 
+static int settle_moves(struct qcow2_target *t, const struct job_source *source,
+			const struct qcow2_convert_options *options, struct qcow2_error *err)
+{
+	const struct job_moving moving = {
+		.to = reserved_file(t)->st,
+		.block_size = (size_t)t->draft.g.cluster_size,
+		.reads_zero = !reserved_file(t)->is_device,
+		.prealloc = t->prealloc,
+	};
+	bool moves;
+	int ret = job_mover_init(&t->mover, &moves, source, options, &moving, err);
+
+	t->target.moves = ret == 0 && moves ? &t->mover : NULL;
+	return ret;
+}
+
 static int begin_draft(struct qcow2_target *t, const char *path, const struct job_source *source,
 		       const struct qcow2_convert_options *options,
 		       const struct qcow2_create_options *create, struct qcow2_error *err)
@@ -211,6 +209,8 @@ static int begin_draft(struct qcow2_target *t, const char *path, const struct jo
 	if (ret == 0 && storage_is_open(t->draft.data.st))
 		ret = job_target_differs(&t->draft.data, source, err);
 	if (ret == 0)
+		ret = settle_moves(t, source, options, err);
+	if (ret == 0)
 		ret = image_draft_begin(&t->draft, err);
 	if (ret == 0)
 		t->prealloc = image_place_settle_prealloc(reserved_file(t), t->prealloc, o.size);
@@ -229,6 +229,8 @@ static int begin_writer(struct qcow2_target *t, const struct qcow2_create_option
 
 	t->target.write_all = sparse_bytes == 0 || t->prealloc == QCOW2_PREALLOC_FULL;
 	w.sparse = !t->target.write_all;
+	if (t->target.write_all) /* where space couldn't be had otherwise */
+		t->target.moves = NULL;
 	if (t->raw_data) {
 		t->target.skip_zero = !t->target.write_all;
 		return 0;
@@ -252,7 +254,6 @@ static int open_draft(struct qcow2_target *t, const char *path, const struct job
 	t->target.block_size = (size_t)t->draft.g.cluster_size;
 	t->target.compressed = options->flags & QCOW2_CONVERT_COMPRESS;
 	t->target.compression = (int)create->compression;
-	t->target.moves = options->flags & QCOW2_CONVERT_OFFLOAD ? source : NULL;
 	return 0;
 }
 

@@ -14,6 +14,7 @@
 
 struct raw_target {
 	struct job_target target;
+	struct job_mover mover;
 	struct image_place place;
 	bool finished;
 	bool keep; /* an existing file, written in place: stays as it is on failure */
@@ -50,8 +51,8 @@ static int raw_write(struct job_target *target, struct job_chunk *c, struct qcow
 			end++;
 		len = (size_t)min_u64(end * target->block_size, c->len) - at;
 		if (c->states[first] == JOB_BLOCK_DATA && target->moves)
-			ret = job_source_move(target->moves, c->guest_off + at, len, t->place.st,
-					      c->guest_off + at, c->buf + at, err);
+			ret = job_mover_move(target->moves, c->guest_off + at, len,
+					     c->guest_off + at, c->buf, err);
 		else if (c->states[first] == JOB_BLOCK_DATA)
 			ret = storage_write(t->place.st, c->buf + at, len, c->guest_off + at, err);
 		else
@@ -143,6 +144,25 @@ static int open_existing(struct raw_target *t, const char *path, unsigned flags,
 	return ret;
 }
 
+/* What is shared with the source is so in blocks of the file system. */
+static int settle_moves(struct raw_target *t, const struct job_source *source,
+			const struct qcow2_convert_options *options, struct qcow2_error *err)
+{
+	const struct job_moving moving = {
+		.to = t->place.st,
+		.reads_zero = t->is_zero,
+		.prealloc = t->prealloc,
+	};
+	bool moves;
+	int ret = job_mover_init(&t->mover, &moves, source, options, &moving, err);
+
+	if (ret < 0)
+		return ret;
+	t->target.moves = moves ? &t->mover : NULL;
+	t->target.block_size = (size_t)max_u64(RAW_BLOCK, t->mover.clone_block);
+	return 0;
+}
+
 static int open_place(struct raw_target *t, const char *path, const struct job_source *source,
 		      const struct qcow2_convert_options *options,
 		      const struct qcow2_create_options *create, struct qcow2_error *err)
@@ -162,6 +182,8 @@ static int open_place(struct raw_target *t, const char *path, const struct job_s
 	t->is_zero = t->resize || (options->flags & QCOW2_CONVERT_TARGET_IS_ZERO);
 	if (ret == 0 && !t->resize)
 		ret = check_room(t, err);
+	if (ret == 0)
+		ret = settle_moves(t, source, options, err);
 	/* last, when there is nothing left to refuse */
 	if (ret == 0 && !t->keep)
 		ret = image_place_clear(&t->place, 0, err);
@@ -186,8 +208,6 @@ int job_target_raw(struct job_target **target, const char *path, const struct jo
 	if (!t)
 		return error_errno(err, -ENOMEM, "can't write \"%s\"", path);
 	t->target.ops = &raw_ops;
-	t->target.block_size = RAW_BLOCK;
-	t->target.moves = options->flags & QCOW2_CONVERT_OFFLOAD ? source : NULL;
 	t->size_bytes = source->size_bytes;
 	t->prealloc = create->prealloc;
 	t->keep = options->flags & QCOW2_CONVERT_EXISTING;
@@ -198,6 +218,8 @@ int job_target_raw(struct job_target **target, const char *path, const struct jo
 	}
 	t->target.write_all = options->sparse_bytes == 0 || t->prealloc == QCOW2_PREALLOC_FULL;
 	t->target.skip_zero = !t->target.write_all;
+	if (t->target.write_all) /* where space couldn't be had otherwise */
+		t->target.moves = NULL;
 	*target = &t->target;
 	return 0;
 }

@@ -92,6 +92,24 @@ int storage_file_copy(struct qcow2_storage from, uint64_t from_off, struct qcow2
 		      uint64_t to_off, uint64_t len_bytes, uint64_t *copied,
 		      struct qcow2_error *err);
 
+/*
+ * Whether ranges of one store can become the same blocks as ranges of another, without their data
+ * being moved: two files of one file system that can do that (xfs, btrfs). Asks the kernel and
+ * changes nothing. *block_bytes: what ranges are made of, a power of two. -ENOTSUP: they can't.
+ */
+int storage_can_clone(struct qcow2_storage from, struct qcow2_storage to, uint64_t *block_bytes,
+		      struct qcow2_error *err);
+
+/*
+ * Replaces what is at to_off by the blocks, and holes, at from_off of another file, which both
+ * share until one of them is written to; makes the target longer where it ends before. Offsets and
+ * length are multiples of a block, and the range lies inside the source. -ENOTSUP, and nothing is
+ * changed, where that can't be: the bytes have to be copied then. Any other failure, such as
+ * -ENOSPC, may leave a part done.
+ */
+int storage_clone(struct qcow2_storage from, uint64_t from_off, struct qcow2_storage to,
+		  uint64_t to_off, uint64_t len_bytes, struct qcow2_error *err);
+
 /* ---- memory (mem.c) ---- */
 
 /* A growable store of zeros, sparse inside: it costs memory only where something was written. */

@@ -20,7 +20,8 @@ BUILD = Path(os.environ.get("QCOW2_BUILD", REPO / "build")).resolve()
 TOOL = BUILD / "tools/qcow2"
 PACKAGES = {"qemu-img": "qemu-utils", "qemu-io": "qemu-utils", "qemu-nbd": "qemu-utils",
             "nbdinfo": "libnbd-bin",
-            "7z": "p7zip-full", "mkfs.ext4": "e2fsprogs", "e2fsck": "e2fsprogs", "zstd": "zstd"}
+            "7z": "p7zip-full", "mkfs.ext4": "e2fsprogs", "e2fsck": "e2fsprogs", "zstd": "zstd",
+            "mkfs.xfs": "xfsprogs", "mkfs.btrfs": "btrfs-progs"}
 TIME_LIMIT = 60
 SANITIZER_EXIT = 99
 # Freed memory goes back soon, so that the peak says what the program needed.
