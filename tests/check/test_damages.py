@@ -158,6 +158,14 @@ def test_a_repair_and_what_it_leaves(damage):
     assert not os.path.exists(damage.path + ".undo")
 
 
+def test_what_stays_is_in_the_manual_page():
+    page = (HERE.parents[1] / "docs/man/qcow2-check.1.scd").read_text()
+    stays = page[page.index("What stays as it is"):page.index("# MEMORY")]
+    left = {name.split(".")[0] for name in NAMES
+            if "WHY" in runpy.run_path(str(HERE / name / "damage.py"))}
+    assert left and not [code for code in left if f"*{code}*" not in stays]
+
+
 def test_every_code_has_a_folder():
     told = json.loads(tool("check", "--list-findings", "--output=json").succeeded().out)
     assert {name.split(".")[0] for name in NAMES} == {row["code"] for row in told}
