@@ -1105,13 +1105,14 @@ int qcow2_compare(struct qcow2_image *a, struct qcow2_image *b, unsigned flags,
 #define QCOW2_AMEND_DATA_FILE_RAW 16u
 #define QCOW2_AMEND_SIZE 32u
 
-#define QCOW2_AMEND_DRY_RUN 1u /* check everything, change nothing */
-#define QCOW2_AMEND_SHRINK 2u  /* the size may be smaller: what is behind it is lost */
+#define QCOW2_AMEND_DRY_RUN 1u	    /* check everything, change nothing */
+#define QCOW2_AMEND_SHRINK 2u	    /* the size may be smaller: what is behind it is lost */
+#define QCOW2_AMEND_DROP_BITMAPS 4u /* version 2 has none: those that are there may go */
 
 struct qcow2_amend_options {
 	size_t struct_size;
 	unsigned what;		/* QCOW2_AMEND_VERSION to _SIZE */
-	unsigned flags;		/* QCOW2_AMEND_DRY_RUN, _SHRINK */
+	unsigned flags;		/* QCOW2_AMEND_DRY_RUN, _SHRINK, _DROP_BITMAPS */
 	unsigned version;	/* 2 or 3 */
 	unsigned refcount_bits; /* 1, 2, 4, ... 64; version 3, or 16 */
 	bool lazy_refcounts;	/* version 3 */
@@ -1129,6 +1130,7 @@ struct qcow2_amend_result {
 	uint64_t refcount_bytes; /* of refcount blocks that are written anew */
 	uint64_t filled_bytes;	 /* of zero clusters that are written as zeros, for version 2 */
 	uint64_t emptied_bytes;	 /* of those that become unallocated */
+	uint64_t dropped_bitmaps;
 };
 
 /*
@@ -1138,14 +1140,14 @@ struct qcow2_amend_result {
  *
  * Everything is checked before anything is changed: -EINVAL for what doesn't go together or a count
  * that doesn't fit, -ENOTSUP for what version 2 can't have (another width than 16 bits, a data
- * file, extended L2 entries, bitmaps, zstd clusters, snapshots of another size), -ENOSPC where the
- * header would become too large, -EFBIG beyond the format's limits; the image is unchanged then.
- * The disk and its snapshots always read as before, but for the size.
+ * file, extended L2 entries, zstd clusters, snapshots of another size; bitmaps, unless they may be
+ * dropped), -ENOSPC where the header would become too large, -EFBIG beyond the format's limits; the
+ * image is unchanged then. The disk and its snapshots always read as before, but for the size.
  *
  * Changes are made one after the other: upgrade, refcount width, data file, lazy refcounts, size,
- * downgrade. Each is made or not made also after a crash; a later one may be missing. The same is
- * true of a call that failed or was cancelled. Unknown header extensions stay. For another backing
- * file see qcow2_rebase.
+ * bitmaps dropped, downgrade. Each is made or not made also after a crash; a later one may be
+ * missing. The same is true of a call that failed or was cancelled. Unknown header extensions stay.
+ * For another backing file see qcow2_rebase.
  */
 int qcow2_amend(struct qcow2_image *image, const struct qcow2_amend_options *options,
 		struct qcow2_amend_result *result, struct qcow2_error *err);

@@ -33,7 +33,7 @@ static const struct cli_option amend_cli_options[] = {
 	 "NAME=VALUE,... of the image: see '-o help'", NULL},
 	{0, "shrink", CLI_FLAG, AT(shrink), NULL, "it may become smaller: what is behind is lost",
 	 NULL},
-	{0, "force", CLI_FLAG, AT(force), NULL, "accepted: nothing here needs it", NULL},
+	{0, "force", CLI_FLAG, AT(force), NULL, "bitmaps may be lost: version 2 has none", NULL},
 	{0, "dry-run", CLI_FLAG, AT(dry_run), NULL, "only tell what would be done", NULL},
 	{'t', NULL, CLI_CHOICE, AT(cache), "CACHE", "cache mode of the image", tool_cache_modes},
 	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
@@ -81,7 +81,8 @@ static void fill(struct qcow2_amend_options *o, const struct tool_create *create
 		  (tool_create_has(create, "data_file_raw") ? QCOW2_AMEND_DATA_FILE_RAW : 0) |
 		  (has_size(create) ? QCOW2_AMEND_SIZE : 0);
 	o->flags = (args->dry_run ? QCOW2_AMEND_DRY_RUN : 0) |
-		   (args->shrink || cli_is_face() ? QCOW2_AMEND_SHRINK : 0);
+		   (args->shrink || cli_is_face() ? QCOW2_AMEND_SHRINK : 0) |
+		   (args->force || cli_is_face() ? QCOW2_AMEND_DROP_BITMAPS : 0);
 	o->version = lib->version;
 	o->refcount_bits = lib->refcount_bits;
 	o->lazy_refcounts = lib->lazy_refcounts;
@@ -103,7 +104,10 @@ static void tell(const struct qcow2_amend_result *r)
 	if (r->emptied_bytes)
 		printf("%s that are known to be zeros would become unallocated.\n",
 		       cli_size_human(text, r->emptied_bytes));
-	if (!r->refcount_bytes && !r->filled_bytes && !r->emptied_bytes)
+	if (r->dropped_bitmaps)
+		printf("%" PRIu64 " bitmaps would be lost: version 2 can't have them.\n",
+		       r->dropped_bitmaps);
+	if (!r->refcount_bytes && !r->filled_bytes && !r->emptied_bytes && !r->dropped_bitmaps)
 		puts("Nothing but the header would be written.");
 }
 

@@ -3,7 +3,7 @@
  * Amending an image that is there: everything is checked first, so that what can't be done is
  * refused with nothing changed; then one change after the other is made, each of which is whole by
  * itself (meta/amend.h): upgrade, refcount width, raw flag and name of the data file, lazy
- * refcounts, size, downgrade.
+ * refcounts, size, bitmaps dropped, downgrade.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -14,11 +14,12 @@
 #include "image/image.h"
 #include "image/options.h"
 #include "meta/amend.h"
+#include "meta/bitmap.h"
 
 #define WHAT_KNOWN                                                                                 \
 	(QCOW2_AMEND_VERSION | QCOW2_AMEND_REFCOUNT_BITS | QCOW2_AMEND_LAZY_REFCOUNTS |            \
 	 QCOW2_AMEND_DATA_FILE | QCOW2_AMEND_DATA_FILE_RAW | QCOW2_AMEND_SIZE)
-#define FLAGS_KNOWN (QCOW2_AMEND_DRY_RUN | QCOW2_AMEND_SHRINK)
+#define FLAGS_KNOWN (QCOW2_AMEND_DRY_RUN | QCOW2_AMEND_SHRINK | QCOW2_AMEND_DROP_BITMAPS)
 
 struct amend {
 	struct qcow2_image *image;
@@ -136,6 +137,18 @@ static int check_snapshots(const struct amend *a, struct qcow2_error *err)
 	return 0;
 }
 
+/* Of a directory that is out of date, or that couldn't be read, nothing is lost. */
+static int check_bitmaps(struct amend *a, struct qcow2_error *err)
+{
+	a->result.dropped_bitmaps = a->m->bitmaps ? a->m->bitmaps->count : 0;
+	if (a->result.dropped_bitmaps > 0 && !(a->o.flags & QCOW2_AMEND_DROP_BITMAPS))
+		return error_set(err, -ENOTSUP,
+				 "version 2 can't have bitmaps, and dropping those of the image "
+				 "(%" PRIu64 ") wasn't asked for",
+				 a->result.dropped_bitmaps);
+	return 0;
+}
+
 static int check_downgrade(struct amend *a, struct qcow2_error *err)
 {
 	const struct format_header *h = &a->m->header;
@@ -148,10 +161,9 @@ static int check_downgrade(struct amend *a, struct qcow2_error *err)
 		return error_set(err, -ENOTSUP,
 				 "version 2 has none of the incompatible features 0x%" PRIx64,
 				 h->incompatible & ~fine);
-	if (h->ext.has_bitmaps)
-		return error_set(err, -ENOTSUP,
-				 "version 2 can't have bitmaps: remove those of the image first");
-	ret = check_snapshots(a, err);
+	ret = check_bitmaps(a, err);
+	if (ret == 0)
+		ret = check_snapshots(a, err);
 	if (ret == 0)
 		ret = meta_zeros_survey(a->m, &a->snapshots, &a->zeros, err);
 	if (ret == 0 && a->zeros.compressed > 0 && h->compression_type != LAYOUT_COMPRESSION_ZLIB)
@@ -218,6 +230,17 @@ static int rename_data_file(struct amend *a, struct qcow2_error *err)
 	return 0;
 }
 
+static int drop_bitmaps(struct meta *m, struct qcow2_error *err)
+{
+	int ret = meta_bitmaps_remove_all(m, err);
+
+	if (ret == 0)
+		ret = meta_bitmaps_store(m, err);
+	if (ret == 0 && m->header.ext.has_bitmaps) /* those that couldn't be read */
+		ret = meta_super_write_bitmaps(m, NULL, err);
+	return ret;
+}
+
 static int change(struct amend *a, struct qcow2_error *err)
 {
 	struct meta_watch watch = {.step = step, .opaque = a};
@@ -236,6 +259,8 @@ static int change(struct amend *a, struct qcow2_error *err)
 	if (ret == 0 && a->resize)
 		ret = image_resize(a->image, a->o.size, QCOW2_PREALLOC_OFF,
 				   a->o.flags & QCOW2_AMEND_SHRINK ? QCOW2_RESIZE_SHRINK : 0, err);
+	if (ret == 0 && a->downgrade)
+		ret = drop_bitmaps(a->m, err);
 	if (ret == 0 && a->downgrade)
 		ret = meta_downgrade(a->m, &a->snapshots, &watch, err);
 	if (ret == 0)

@@ -131,6 +131,35 @@ def test_help_needs_no_image_and_a_disk_of_no_size_is_refused(work):
     assert (work / "a.qcow2").read_bytes() == before
 
 
+def test_bitmaps_are_dropped_only_if_that_is_asked_for(work):
+    make(work)
+    for name in ("one", "two"):
+        qemu_img("bitmap", "--add", "a.qcow2", name, cwd=work).succeeded()
+    write(work, "a.qcow2", ["write -P 6 3M 100k"])
+    before = (work / "a.qcow2").read_bytes()
+    tool("amend", "-o", "compat=0.10", "a.qcow2", cwd=work).refused(
+        "dropping those of the image (2) wasn't asked for")
+    r = tool("amend", "--dry-run", "--force", "-o", "compat=0.10", "a.qcow2", cwd=work).succeeded()
+    assert "2 bitmaps would be lost: version 2 can't have them.\n" in r.out, r.describe()
+    assert (work / "a.qcow2").read_bytes() == before
+    disk = raw(work, "a.qcow2", "before")
+    tool("amend", "--force", "-o", "compat=0.10", "a.qcow2", cwd=work).succeeded()
+    same_bytes(disk, raw(work, "a.qcow2", "after"))
+    is_clean("a.qcow2", cwd=work)
+    assert "bitmaps" not in str(facts(work, "a.qcow2"))
+
+
+def test_bitmaps_that_are_out_of_date_are_no_loss(work):
+    make(work)
+    qemu_img("bitmap", "--add", "a.qcow2", "one", cwd=work).succeeded()
+    b = bytearray((work / "a.qcow2").read_bytes())
+    b[88:96] = bytes(8)  # the autoclear bits: some program has written without knowing bitmaps
+    (work / "a.qcow2").write_bytes(b)
+    tool("amend", "-o", "compat=0.10", "a.qcow2", cwd=work).succeeded()
+    r = qemu_img("info", "a.qcow2", cwd=work).succeeded()
+    assert r.err == "" and "compat: 0.10" in r.out, r.describe()
+
+
 def test_a_smaller_size_has_to_be_asked_for(work):
     make(work)
     before = (work / "a.qcow2").read_bytes()
