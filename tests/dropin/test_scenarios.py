@@ -2,8 +2,9 @@
 """
 What the well-known users of qemu-img do with it, in the order in which they do it, as their manuals
 and logs show: run with both tools and compared after each step. A line that begins with "!" is what
-they do beside it, and runs in both folders. After a commit the check is a quiet one: in what order
-qemu-img then fills the file, and so how fragmented it calls it, isn't the same every time.
+they do beside it, and runs in both folders; one with "?" does, too, and has to print the same.
+After a commit the check is a quiet one: in what order qemu-img then fills the file, and so how
+fragmented it calls it, isn't the same every time.
 """
 import os
 import shlex
@@ -96,6 +97,76 @@ SCENARIOS = {
         convert -O qcow2 -t none -f raw -c volume upload.qcow2
         info --output=json upload.qcow2
         check upload.qcow2
+        """,
+    # oVirt's incremental backups: bitmaps along a chain, what they say to who reads it over NBD,
+    # and what becomes of them when the chain is folded (vdsm's bitmaps.py)
+    "ovirt_incremental": """
+        create -f qcow2 -o compat=1.1 base.qcow2 16M
+        ! qemu-io -f qcow2 -c 'write -P 1 0 2M' base.qcow2
+        bitmap --add base.qcow2 b1
+        ! qemu-io -f qcow2 -c 'write -P 2 1M 64k' -c 'write -z 8M 1M' base.qcow2
+        bitmap --add base.qcow2 b2 -g 4k
+        info --output json -f qcow2 base.qcow2
+        ? nbdinfo --map=qemu:dirty-bitmap:b1 -- [ qemu-nbd -r -f qcow2 -B b1 base.qcow2 ]
+        bitmap --disable base.qcow2 b1
+        create -f qcow2 -o compat=1.1 -b base.qcow2 -F qcow2 top.qcow2
+        bitmap --add top.qcow2 b2 -g 4k
+        ! qemu-io -f qcow2 -c 'write -P 3 4M 100k' top.qcow2
+        info -U --output json -f qcow2 --backing-chain top.qcow2
+        ? nbdinfo --map=qemu:dirty-bitmap:b2 -- [ qemu-nbd -r -f qcow2 -B b2 top.qcow2 ]
+        create -f qcow2 -o compat=1.1 copy.qcow2 16M
+        convert -p -t none -T none -f qcow2 top.qcow2 -O qcow2 -n -W --bitmaps copy.qcow2
+        info --output json copy.qcow2
+        ? nbdinfo --map=qemu:dirty-bitmap:b2 -- [ qemu-nbd -r -f qcow2 -B b2 copy.qcow2 ]
+        bitmap --merge b2 -F qcow2 -b top.qcow2 base.qcow2 b2
+        commit -p -t none -b base.qcow2 -f qcow2 top.qcow2
+        ? nbdinfo --map=qemu:dirty-bitmap:b2 -- [ qemu-nbd -r -f qcow2 -B b2 base.qcow2 ]
+        bitmap --clear base.qcow2 b2
+        bitmap --remove base.qcow2 b1
+        info --output json -f qcow2 base.qcow2
+        check -q base.qcow2
+        """,
+    # sizes: OpenStack's flavours, libguestfs' virt-resize, and back again; raw volumes likewise
+    "resizes": """
+        create -f qcow2 -o preallocation=metadata disk 32M
+        ! qemu-io -f qcow2 -c 'write -P 5 0 3M' -c 'write -P 6 20M 1M' disk
+        info --output=json -f qcow2 disk
+        resize -f qcow2 disk 64M
+        snapshot -c before disk
+        resize --preallocation=falloc -f qcow2 disk +1M
+        resize --shrink -f qcow2 disk 16M
+        resize -f qcow2 disk 8M
+        check --output=json -f qcow2 disk
+        info --output=json --force-share disk
+        snapshot -a before disk
+        convert -f qcow2 -O raw disk flat
+        resize -f raw flat 70M
+        resize --shrink -f raw flat 1M
+        info --output=json -f raw flat
+        resize --shrink -f qcow2 disk -- -1M
+        check -q -U disk
+        """,
+    # virt-sparsify, virt-install --disk, virt-clone: out of the page cache, in any order, sparse
+    # and not, compressed for the shelf
+    "virt_tools": """
+        create -f qcow2 -o preallocation=falloc,lazy_refcounts=on,cluster_size=128k vm.qcow2 8M
+        ! qemu-io -f qcow2 -c 'write -P 1 0 1M' -c 'write -P 0 2M 1M' -c 'write -P 2 5M 1M' vm.qcow2
+        check --output=json vm.qcow2
+        convert -p -S 64k -t none -T none -W -f qcow2 -O qcow2 vm.qcow2 sparse.qcow2
+        convert -t none -W -m 8 -f qcow2 -O raw vm.qcow2 clone.img
+        convert -c -o compression_type=zstd -f raw -O qcow2 clone.img shelf.qcow2
+        convert -S 0 -O qcow2 shelf.qcow2 full.qcow2
+        compare vm.qcow2 sparse.qcow2
+        compare clone.img full.qcow2
+        create -f qcow2 -b shelf.qcow2 -F qcow2 run.qcow2
+        ! mv shelf.qcow2 moved.qcow2
+        rebase -u -f qcow2 -b moved.qcow2 -F qcow2 run.qcow2
+        check --output=json run.qcow2
+        ! qemu-io -f qcow2 -c 'write -P 9 6M 64k' run.qcow2
+        rebase -p -t none -T none -f qcow2 -b full.qcow2 -F qcow2 run.qcow2
+        rebase -u -f qcow2 -b '' run.qcow2
+        info --output=json --backing-chain run.qcow2
+        check -q run.qcow2
         """,
     # backups: a chain that grows and is folded, with what it needs checked on the way
     "chain": """
