@@ -264,7 +264,7 @@ def plan(io_bench, folder, full):
             *random(FULL, 100000, 1), write=False, limit=disks.base, fewer=50, target=100,
             within=1.3),
         *[row(f"4 KiB reads over {size}, mapped, direct", lambda side, s=size: disks.mapped[s],
-              "-s", PAGE, "-S", MAPPED_STEP, "-c", 50000, "-d", 1, write=False, cache="none",
+              "-s", PAGE, "-S", MAPPED_STEP, "-c", 200000, "-d", 1, write=False, cache="none",
               limit=disks.mapped["16G"], target=target, within=1.5)
           for size, target in [("256G", 3), ("1T", 20)]],
     ]

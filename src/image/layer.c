@@ -262,6 +262,7 @@ static int load_view(struct qcow2_image *image, const struct qcow2_open_options 
 		ret = check_raw_data(&q->meta.header, image->path, err);
 	if (ret == 0)
 		ret = find_view(image, is_backing ? NULL : options->snapshot, &list, &snap, err);
+	q->meta.direct = options->flags & QCOW2_OPEN_DIRECT;
 	if (ret == 0)
 		ret = meta_load_l1(&q->meta, snap, options->flags & QCOW2_OPEN_WRITE, cache, err);
 	if (ret == 0 && q->meta.l1_missing)

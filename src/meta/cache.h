@@ -52,6 +52,13 @@ struct meta_slice {
 int meta_cache_new(struct meta_cache **cache, struct qcow2_storage store, unsigned load_event,
 		   uint32_t slice_len, uint64_t limit_bytes, struct qcow2_error *err);
 void meta_cache_free(struct meta_cache *cache);
+/*
+ * From now on, before the first lookup: slices that lose their way and whose words grow by step, or
+ * are all the same, stay known (meta/straight.h) in memory beside the limit, a sixteenth of it.
+ * reads_around: a read costs a visit to the disk, so a miss reads the table around the slice too,
+ * and what comes with it is kept where no other has to go for it. Without memory nothing changes.
+ */
+void meta_cache_keep_straight(struct meta_cache *cache, uint64_t step, bool reads_around);
 
 /*
  * host_off is a nonzero multiple of the slice length. What is read here may be memory of its own:
@@ -68,6 +75,7 @@ int meta_cache_get(struct meta_cache *cache, uint64_t host_off, struct meta_slic
 struct meta_ahead {
 	unsigned wanted; /* at least 1 */
 	unsigned left;	 /* of the table, this one among them; at least wanted */
+	unsigned before; /* slices of the table in front of this one */
 	bool is_first;	 /* of the table */
 };
 int meta_cache_get_ahead(struct meta_cache *cache, uint64_t host_off,

@@ -59,6 +59,7 @@ static struct meta_ahead look_ahead(const struct walk *w, uint64_t first, uint64
 	return (struct meta_ahead){
 		.wanted = (unsigned)min_u64((last - first) / w->m->slice_entries + 1, left),
 		.left = (unsigned)left,
+		.before = (unsigned)(in_table / w->m->slice_entries),
 		.is_first = in_table == 0,
 	};
 }

@@ -35,6 +35,7 @@ struct meta {
 	uint32_t l1_missing;	    /* of those for the disk: the file ends before them */
 	struct meta_cache *l2;	    /* NULL until meta_load_l1 */
 	uint64_t l2_limit;	    /* bytes that l2 may have */
+	bool direct;		    /* file isn't in the page cache: reads are slow */
 	uint32_t slice_entries;	    /* L2 entries in a slice */
 	struct meta_engine *engine; /* NULL: the image is only read */
 	struct meta_bitmap_set *bitmaps; /* see bitmap.h; NULL: nobody has asked for them */

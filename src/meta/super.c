@@ -162,8 +162,12 @@ static uint64_t l2_bytes(const struct meta *m, bool whole)
 int meta_l2_cache_new(const struct meta *m, uint64_t tables_bytes, struct meta_cache **cache,
 		      struct qcow2_error *err)
 {
-	return meta_cache_new(cache, m->file, QCOW2_EVENT_L2_LOAD, meta_slice_len(m),
-			      min_u64(m->l2_limit, META_CACHE_SLACK * tables_bytes), err);
+	int ret = meta_cache_new(cache, m->file, QCOW2_EVENT_L2_LOAD, meta_slice_len(m),
+				 min_u64(m->l2_limit, META_CACHE_SLACK * tables_bytes), err);
+
+	if (ret == 0)
+		meta_cache_keep_straight(*cache, m->geometry.cluster_size, m->direct);
+	return ret;
 }
 
 int meta_load_l1(struct meta *m, const struct format_snapshot *snap, bool whole,

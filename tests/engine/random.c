@@ -24,6 +24,9 @@ struct world_how random_how(const struct world_config *c, uint64_t *rng)
 		how.discard = QCOW2_DISCARD_UNMAP;
 	if (rnd_below(rng, 20) == 0)
 		how.flags |= QCOW2_OPEN_WRITETHROUGH;
+	/* to a store in memory it says only that a read of tables costs much */
+	if (rnd_below(rng, 2) == 0)
+		how.flags |= QCOW2_OPEN_DIRECT;
 	return how;
 }
 

@@ -20,7 +20,13 @@
 struct pattern {
 	_Atomic unsigned reads;
 	_Atomic bool fail;
+	uint64_t other; /* the slice there has other words */
+	/* does something in the middle of a read, once */
+	void (*meanwhile)(struct pattern *p);
+	struct meta_cache *cache;
 };
+
+#define OTHER (1ull << 40)
 
 static int pattern_readv(void *self, const struct iovec *iov, int iovcnt, uint64_t off,
 			 struct qcow2_error *err)
@@ -32,7 +38,14 @@ static int pattern_readv(void *self, const struct iovec *iov, int iovcnt, uint64
 		return error_set(err, -EIO, "told to fail");
 	for (int i = 0; i < iovcnt; i++) {
 		for (size_t n = 0; n < iov[i].iov_len; n += 8, off += 8)
-			store_be64((uint8_t *)iov[i].iov_base + n, off);
+			store_be64((uint8_t *)iov[i].iov_base + n,
+				   off + (p->other && off / SLICE == p->other / SLICE ? OTHER : 0));
+	}
+	if (p->meanwhile) {
+		void (*meanwhile)(struct pattern *) = p->meanwhile;
+
+		p->meanwhile = NULL;
+		meanwhile(p);
 	}
 	return 0;
 }
@@ -48,14 +61,25 @@ static struct meta_cache *cache_on(struct pattern *p, uint64_t limit)
 	return c;
 }
 
-static void expect_slice(struct meta_cache *c, uint64_t off)
+static void expect_words(struct meta_cache *c, uint64_t off, uint64_t first)
 {
 	struct meta_slice s;
 
 	assert_int_equal(meta_cache_get(c, off, &s, NULL), 0);
-	assert_true(load_be64(s.bytes) == off);
-	assert_true(load_be64(s.bytes + SLICE - 8) == off + SLICE - 8);
+	assert_true(load_be64(s.bytes) == first);
+	assert_true(load_be64(s.bytes + SLICE - 8) == first + SLICE - 8);
 	meta_cache_put(c, &s);
+}
+
+static void expect_slice(struct meta_cache *c, uint64_t off)
+{
+	expect_words(c, off, off);
+}
+
+static void expect_slices(struct meta_cache *c, uint64_t from, uint64_t end)
+{
+	for (uint64_t i = from; i < end; i++)
+		expect_slice(c, i * SLICE);
 }
 
 static void what_fits_is_read_once(void **state)
@@ -212,6 +236,149 @@ static void what_could_not_be_read_ahead_is_read_when_it_is_asked_for(void **sta
 	meta_cache_free(c);
 }
 
+/* ---- slices kept straight ---- */
+
+#define STEP 8 /* from word to word of the pattern */
+
+static void straight_slices_stay_known_though_they_lose_their_place(void **state)
+{
+	struct pattern p = {0};
+	struct meta_cache *c = cache_on(&p, 256 * SLICE);
+
+	(void)state;
+	meta_cache_keep_straight(c, STEP, false);
+	for (int round = 0; round < 3; round++)
+		expect_slices(c, 1, 1001);
+	assert_int_equal(p.reads, 1000);
+	meta_cache_free(c);
+
+	/* not in more memory than they may have */
+	c = cache_on(&p, 16 * SLICE);
+	meta_cache_keep_straight(c, STEP, false);
+	for (int round = 0; round < 2; round++)
+		expect_slices(c, 1, 1001);
+	assert_true(p.reads > 2000);
+	meta_cache_free(c);
+}
+
+static void other_slices_are_read_again(void **state)
+{
+	struct pattern p = {0};
+	struct meta_cache *c = cache_on(&p, 8 * SLICE);
+
+	(void)state;
+	meta_cache_keep_straight(c, STEP + 8, false);
+	for (int round = 0; round < 2; round++)
+		expect_slices(c, 1, 101);
+	assert_int_equal(p.reads, 200);
+	meta_cache_free(c);
+}
+
+static int no_room_is_needed(void *opaque, struct qcow2_error *err)
+{
+	(void)opaque;
+	(void)err;
+	return 0;
+}
+
+static void what_changed_is_known_as_it_is_now(void **state)
+{
+	struct pattern p = {0};
+	struct meta_cache *c = cache_on(&p, 64 * SLICE);
+	struct meta_dirty_list dirty;
+	struct meta_slice s;
+	uint8_t *bytes;
+
+	(void)state;
+	meta_cache_keep_straight(c, STEP, false);
+	meta_cache_allow_changes(c, no_room_is_needed, NULL);
+	expect_slices(c, 1, 200); /* the first ones are kept straight now */
+	assert_int_equal(meta_cache_get_way(c, SLICE, &s, NULL), 0);
+	meta_cache_lock(c);
+	bytes = meta_cache_change_locked(c, &s);
+	for (unsigned i = 0; i < SLICE; i += 8)
+		store_be64_release(bytes + i, SLICE + i + OTHER);
+	meta_cache_changed_locked(c, &s);
+	meta_cache_unlock(c);
+	meta_cache_put(c, &s);
+	expect_words(c, SLICE, SLICE + OTHER);
+	assert_int_equal(meta_cache_take_dirty(c, &dirty, NULL), 0);
+	assert_int_equal(dirty.count, 1);
+	p.other = SLICE;
+	meta_cache_put_dirty(c, &dirty, true);
+	expect_slices(c, 2, 200);
+	expect_words(c, SLICE, SLICE + OTHER);
+	p.other = 0;
+	meta_cache_forget(c, SLICE, SLICE);
+	expect_slices(c, 2, 200);
+	expect_slice(c, SLICE);
+	meta_cache_free(c);
+}
+
+static const struct meta_ahead in_the_middle = {.wanted = 1, .left = 12, .before = 4};
+
+static void expect_ahead(struct meta_cache *c, uint64_t off, const struct meta_ahead *ahead)
+{
+	struct meta_slice s;
+
+	assert_int_equal(meta_cache_get_ahead(c, off, ahead, &s, NULL), 0);
+	assert_true(load_be64(s.bytes) == off);
+	meta_cache_put(c, &s);
+}
+
+static void where_reads_cost_much_the_table_around_comes_too(void **state)
+{
+	static const struct meta_ahead alone = {.wanted = 1, .left = 1, .is_first = true};
+	struct pattern p = {0};
+
+	(void)state;
+	for (uint64_t step = STEP; step < STEP + 2;
+	     step++) { /* kept straight, or in empty places */
+		struct meta_cache *c = cache_on(&p, 1024 * SLICE);
+
+		p.reads = 0;
+		meta_cache_keep_straight(c, step, true);
+		expect_ahead(c, 20 * SLICE, &in_the_middle);
+		assert_int_equal(p.reads, 1);
+		expect_slices(c, 16, 32);
+		assert_int_equal(p.reads, 1);
+		expect_ahead(c, 33 * SLICE, &alone);
+		expect_slice(c, 34 * SLICE);
+		assert_int_equal(p.reads, 3);
+		meta_cache_free(c);
+	}
+}
+
+static void change_a_neighbour(struct pattern *p)
+{
+	p->other = 17 * SLICE;
+	meta_cache_forget(p->cache, 17 * SLICE, SLICE);
+}
+
+static void what_changes_while_it_is_read_around_isnt_kept(void **state)
+{
+	struct pattern p = {.meanwhile = change_a_neighbour};
+
+	(void)state;
+	p.cache = cache_on(&p, 1024 * SLICE);
+	meta_cache_keep_straight(p.cache, STEP, true);
+	expect_ahead(p.cache, 20 * SLICE, &in_the_middle);
+	expect_words(p.cache, 17 * SLICE, 17 * SLICE + OTHER);
+	meta_cache_free(p.cache);
+}
+
+static void threads_see_their_slices_whether_kept_straight_or_read(void **state)
+{
+	struct pattern p = {0};
+	struct hammer h = {.cache = cache_on(&p, 16 * SLICE)};
+
+	(void)state;
+	meta_cache_keep_straight(h.cache, STEP, true);
+	work_team(8, hammer_one, &h);
+	assert_int_equal(h.wrong, 0);
+	meta_cache_free(h.cache);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -223,6 +390,12 @@ int main(void)
 		cmocka_unit_test(what_could_not_be_read_ahead_is_read_when_it_is_asked_for),
 		cmocka_unit_test(threads_see_only_the_slice_they_asked_for),
 		cmocka_unit_test(threads_that_miss_together_read_once),
+		cmocka_unit_test(straight_slices_stay_known_though_they_lose_their_place),
+		cmocka_unit_test(other_slices_are_read_again),
+		cmocka_unit_test(what_changed_is_known_as_it_is_now),
+		cmocka_unit_test(where_reads_cost_much_the_table_around_comes_too),
+		cmocka_unit_test(what_changes_while_it_is_read_around_isnt_kept),
+		cmocka_unit_test(threads_see_their_slices_whether_kept_straight_or_read),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
