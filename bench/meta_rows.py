@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """
-Rows of work on metadata alone: checks, repairs, snapshots. Their limit is meta_read.c, which reads
-the same tables, or reads and writes them, and does nothing else.
+Rows of work on metadata alone: checks, repairs, snapshots, measuring. Their limit is meta_read.c,
+which reads the same tables, or reads and writes them, and does nothing else.
 """
 import os
 import struct
@@ -102,6 +102,7 @@ class MetaRow(Row):
 class MetaImages:
     def __init__(self, images):
         self.huge = images.folder / "huge.qcow2"
+        self.tera = images.folder / "tera.qcow2"
         self.mapped = images.large
         self.scattered = images.folder / "scattered.qcow2"
         self.leaking = images.folder / "leaking.qcow2"
@@ -112,6 +113,7 @@ class MetaImages:
     def prepare(self, say):
         for path, make in [
             (self.huge, preallocated("2T")),
+            (self.tera, preallocated("1T")),
             (self.mapped, preallocated("256G")),
             (self.scattered, make_scattered),
             (self.leaking, make_leaking),
@@ -157,6 +159,9 @@ def plan(qcow2, meta_read, images, full):
     return made, [
         check("2 TiB, preallocated metadata", made.huge, target=30, within=2.0),
         check(f"{SCATTERED:,} fragments, five snapshots", made.scattered, target=200, within=5.0),
+        Row("measure of a 1 TiB mapped image", [qcow2, "measure", "-O", "qcow2", str(made.tera)],
+            ["qemu-img", "measure", "-O", "qcow2", str(made.tera)],
+            limit=[meta_read, str(made.tera)], rounds=rounds, target=30, within=2.0),
         change(f"check -r leaks, {LEAKS:,} of them", made.leaking, "check", "-r", "leaks",
                target=200),
         change("snapshot create, 256 GiB", made.mapped, "snapshot", "-c", "b", write=True,

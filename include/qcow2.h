@@ -993,6 +993,47 @@ int qcow2_convert(struct qcow2_image *const *sources, size_t nsources, const cha
 		  const struct qcow2_convert_options *options, struct qcow2_convert_result *result,
 		  struct qcow2_error *err);
 
+struct qcow2_measure_result {
+	size_t struct_size;
+	uint64_t disk_bytes;	 /* size of the virtual disk */
+	uint64_t required_bytes; /* length of the image file */
+	/* the same when every cluster of the disk has been written, from its start to its end */
+	uint64_t fully_allocated_bytes;
+	uint64_t data_file_bytes; /* length of the external data file; 0: there is none */
+	/*
+	 * What qemu-img measure says: by rules that count the tables of the whole disk, used or
+	 * not, and the data of a data file; or the exact length where that is larger.
+	 */
+	uint64_t bound_required_bytes, bound_fully_allocated_bytes, bound_bitmaps_bytes;
+	/*
+	 * By how much QCOW2_CONVERT_BITMAPS makes the image file longer, at most: it isn't counted
+	 * in the other figures. has_bitmaps: source and target are such as can have some.
+	 */
+	bool has_bitmaps;
+	uint64_t bitmaps_bytes;
+};
+#define QCOW2_MEASURE_RESULT_INIT                                                                  \
+	{                                                                                          \
+		QCOW2_MEMBER(struct_size) sizeof(struct qcow2_measure_result)                      \
+	}
+
+/*
+ * How large the file will be that qcow2_convert makes of the sources with these options, or without
+ * sources (nsources 0) what qcow2_create makes with options->create, which has to have a size then.
+ * Nothing is written, and no backing file is opened. The sources' tables are read, not their data:
+ * lengths are exact for data that are as the tables say (and with QCOW2_CONVERT_OFFLOAD always),
+ * and the most that it can be where clusters hold nothing but zeros, or are compressed. Lengths are
+ * what stat tells, in bytes; holes take no space of the host.
+ *
+ * options may be NULL. Of its members progress is told how much of the disk has been looked at. The
+ * result is the caller's, set up by its macro; it is left alone on failure. Refused is what
+ * qcow2_convert refuses of the same options: -EINVAL, -ENOTSUP, -EFBIG; and -EINVAL for
+ * QCOW2_CONVERT_EXISTING. -EIO: a table can't be read or is damaged.
+ */
+int qcow2_measure(struct qcow2_image *const *sources, size_t nsources,
+		  const struct qcow2_convert_options *options, struct qcow2_measure_result *result,
+		  struct qcow2_error *err);
+
 #define QCOW2_COMMIT_KEEP 1u /* the image isn't emptied */
 
 struct qcow2_commit_options {

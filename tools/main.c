@@ -15,11 +15,13 @@
 #include "qcow2.h"
 #include "verb.h"
 
+/* clang-format off */
 static const struct verb verbs[] = {
 	{&create_command, verb_create},
 	{&info_command, verb_info},
 	{&map_command, verb_map},
 	{&convert_command, verb_convert},
+	{&measure_command, verb_measure},
 	{&compare_command, verb_compare},
 	{&check_command, verb_check},
 	{&commit_command, verb_commit},
@@ -33,6 +35,7 @@ static const struct verb verbs[] = {
 	{&resize_command, verb_resize},
 	{&amend_command, verb_amend},
 };
+/* clang-format on */
 #define NVERBS (sizeof(verbs) / sizeof(verbs[0]))
 
 static const struct {

@@ -116,6 +116,17 @@ struct image_draft {
 };
 
 /*
+ * Plans the image and checks that it can be made: after it d->fresh is what the new image has, and
+ * no file is open. o has been checked and has a size. For who wants to know how large it would be;
+ * to be abandoned. On failure nothing is left to do.
+ */
+int image_draft_plan(struct image_draft *d, const struct qcow2_create_options *o,
+		     struct qcow2_error *err);
+
+/* How long its file is if no more is placed than there is now: to the byte. */
+uint64_t image_draft_length(const struct image_draft *d);
+
+/*
  * Plans the image and checks that it can be made, opens and locks its files. What is in them is
  * still there: the time to look whether they are files that must not be lost. o has been resolved.
  * path must live as long as the draft. On failure nothing is left to do.

@@ -177,6 +177,31 @@ static void release(struct image_draft *d)
 	d->backing_path = NULL;
 }
 
+int image_draft_plan(struct image_draft *d, const struct qcow2_create_options *o,
+		     struct qcow2_error *err)
+{
+	int rc;
+
+	*d = (struct image_draft){.o = *o};
+	rc = plan(d, err);
+	if (rc < 0)
+		release(d);
+	return rc;
+}
+
+/* Everything is written to the end of its cluster but the L1 table, and data at the disk's end. */
+uint64_t image_draft_length(const struct image_draft *d)
+{
+	uint64_t end = image_fresh_end(&d->fresh), bits = d->g.cluster_bits;
+	uint64_t l1_bytes = (uint64_t)d->l1_entries * LAYOUT_L1_ENTRY_LEN;
+
+	if (l1_bytes > 0 && d->l1_first + div_ceil(l1_bytes, d->g.cluster_size) == end)
+		return (d->l1_first << bits) + l1_bytes;
+	if (div_ceil(d->data_end, d->g.cluster_size) == end)
+		return d->data_end;
+	return max_u64(d->data_end, end << bits);
+}
+
 int image_draft_open(struct image_draft *d, const char *path, const struct qcow2_create_options *o,
 		     unsigned open_flags, struct qcow2_error *err)
 {

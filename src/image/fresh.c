@@ -335,6 +335,15 @@ static int place_block(struct image_fresh *f, uint64_t cluster, struct qcow2_err
 
 /* ---- the calls ---- */
 
+uint64_t image_fresh_refcount_clusters(const struct format_geometry *g, uint64_t clusters)
+{
+	const struct image_fresh f = {.g = *g};
+	struct table_plan plan = {0};
+
+	plan_blocks(&f, clusters, &plan);
+	return plan.nblocks + plan.nclusters;
+}
+
 int image_fresh_init(struct image_fresh *f, const struct format_geometry *g,
 		     struct qcow2_error *err)
 {
@@ -380,6 +389,40 @@ int image_fresh_alloc(struct image_fresh *f, uint64_t nclusters, uint64_t *first
 			return rc;
 		rc = reference(f, *first, nclusters, err);
 	} while (rc == AGAIN);
+	return rc;
+}
+
+/* As many free clusters at the hint as follow each other in one refcount block, which is there. */
+static int take_described(struct image_fresh *f, uint64_t nclusters, uint64_t *taken,
+			  struct qcow2_error *err)
+{
+	uint64_t idx = f->hint >> f->g.refblock_bits;
+	uint64_t run;
+	int rc;
+
+	*taken = 0;
+	if (idx >= table_entries(f) || f->blocks[idx] == 0 || image_fresh_used(f, f->hint, &run))
+		return 0;
+	run = min_u64(run, ((idx + 1) << f->g.refblock_bits) - f->hint);
+	*taken = min_u64(run, nclusters);
+	rc = mark_used(f, f->hint, *taken, err);
+	f->hint += *taken;
+	return rc;
+}
+
+int image_fresh_alloc_each(struct image_fresh *f, uint64_t nclusters, struct qcow2_error *err)
+{
+	uint64_t first = 0, taken;
+	int rc = 0;
+
+	while (rc == 0 && nclusters > 0) {
+		rc = image_fresh_alloc(f, 1, &first, err); /* places the next block */
+		nclusters--;
+		if (rc == 0 && nclusters > 0) {
+			rc = take_described(f, nclusters, &taken, err);
+			nclusters -= taken;
+		}
+	}
 	return rc;
 }
 

@@ -56,6 +56,12 @@ int image_fresh_alloc(struct image_fresh *f, uint64_t nclusters, uint64_t *first
 		      struct qcow2_error *err);
 
 /*
+ * Takes nclusters, each by itself, as nclusters calls of the above would, in the time of a few: for
+ * who only wants to know where they end.
+ */
+int image_fresh_alloc_each(struct image_fresh *f, uint64_t nclusters, struct qcow2_error *err);
+
+/*
  * Takes as many free clusters from first on as there are, at most nclusters; *taken may be 0. What
  * QEMU does to put a run right behind another.
  */
@@ -84,6 +90,12 @@ static inline uint64_t image_fresh_end(const struct image_fresh *f)
 {
 	return f->end;
 }
+
+/*
+ * Clusters that refcounts of so many other clusters take at least, and of themselves: the fixed
+ * point of section 10.3, without room to grow.
+ */
+uint64_t image_fresh_refcount_clusters(const struct format_geometry *g, uint64_t clusters);
 
 /*
  * Writes refcount blocks and table to the image, and what an abandoned table left in clusters that

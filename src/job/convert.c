@@ -128,7 +128,7 @@ static int copy(const struct job_source *source, struct job_target *target,
 	return ret;
 }
 
-static int check_flags(const struct qcow2_convert_options *o, struct qcow2_error *err)
+int job_convert_check(const struct qcow2_convert_options *o, struct qcow2_error *err)
 {
 	if (o->flags & ~FLAGS_KNOWN)
 		return error_set(err, -EINVAL, "unknown convert flags 0x%x",
@@ -166,7 +166,7 @@ int qcow2_convert(struct qcow2_image *const *sources, size_t nsources, const cha
 
 	ret = OPTIONS_TAKE(&o, options, "convert options", err);
 	if (ret == 0)
-		ret = check_flags(&o, err);
+		ret = job_convert_check(&o, err);
 	if (ret == 0 && o.flags & QCOW2_CONVERT_BITMAPS)
 		ret = job_bitmaps_check(sources, nsources, path, &o, err);
 	if (ret < 0)

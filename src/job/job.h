@@ -19,6 +19,9 @@ uint64_t job_now_nsec(void);
 int job_tick(struct job_ticker *t, const struct qcow2_progress *progress, uint64_t done_bytes,
 	     uint64_t total_bytes, bool last);
 
+/* Flags of a conversion that aren't known, or don't go together. */
+int job_convert_check(const struct qcow2_convert_options *o, struct qcow2_error *err);
+
 /* ---- bitmaps of a conversion (bitmaps.c) ---- */
 
 /* Before anything is written: whether they can be copied, and warnings for those that won't be. */

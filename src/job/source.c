@@ -63,8 +63,7 @@ static uint64_t place_in(const struct job_source *s, size_t i, uint64_t guest_of
 }
 
 /* With salvage a range whose tables are damaged counts as data: reading it tells the damage. */
-static int map_piece(const void *of, uint64_t guest_off, struct job_piece *p,
-		     struct qcow2_error *err)
+int job_source_map(const void *of, uint64_t guest_off, struct job_piece *p, struct qcow2_error *err)
 {
 	const struct job_source *s = of;
 	struct data_layers layers;
@@ -219,7 +218,7 @@ static int read_source(const struct job_reader *r, uint64_t guest_off, size_t le
 	const struct job_source *s = (const struct job_source *)r;
 	uint64_t end = min_u64(guest_off + len, s->size_bytes);
 	size_t nblocks = (size_t)div_ceil(end - guest_off, block_size);
-	int ret = job_map_blocks(map_piece, s, guest_off, end, block_size, states, quiet, err);
+	int ret = job_map_blocks(job_source_map, s, guest_off, end, block_size, states, quiet, err);
 
 	if (ret < 0 || !any_data(states, nblocks))
 		return ret;

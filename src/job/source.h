@@ -80,6 +80,13 @@ struct job_piece {
 };
 
 /*
+ * What a source (of) has at guest_off, which is inside it: as long a piece as there is, through all
+ * layers. Data aren't looked at.
+ */
+int job_source_map(const void *of, uint64_t guest_off, struct job_piece *piece,
+		   struct qcow2_error *err);
+
+/*
  * First pass of a reader: what is in each block, without reading, as map tells it of one piece
  * after the other. A block that is partly of one kind and partly of another is DATA. *quiet as
  * above.

@@ -107,6 +107,12 @@ int job_target_open_image(struct job_target **target, struct qcow2_image *image,
 int job_target_differs(const struct image_place *place, const struct job_source *source,
 		       struct qcow2_error *err);
 
+/* Whether a target of that kind can be what the options want. */
+int job_target_check_raw(const struct qcow2_convert_options *options,
+			 const struct qcow2_create_options *create, struct qcow2_error *err);
+int job_target_check_qcow2(const struct qcow2_convert_options *options,
+			   const struct qcow2_create_options *create, struct qcow2_error *err);
+
 /* -EINVAL if only the top layer is to be copied, but would miss what is below it. */
 int job_target_goes_on_top(const struct qcow2_create_options *create,
 			   const struct job_source *source, struct qcow2_error *err);

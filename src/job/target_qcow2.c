@@ -156,8 +156,8 @@ static const struct job_target_ops qcow2_ops = {
 	.close = qcow2_target_close,
 };
 
-static int check_options(const struct qcow2_convert_options *options,
-			 const struct qcow2_create_options *create, struct qcow2_error *err)
+int job_target_check_qcow2(const struct qcow2_convert_options *options,
+			   const struct qcow2_create_options *create, struct qcow2_error *err)
 {
 	if (!(options->flags & QCOW2_CONVERT_COMPRESS))
 		return 0;
@@ -297,7 +297,7 @@ int job_target_qcow2(struct job_target **target, const char *path, const struct 
 		return ret;
 	if (existed)
 		create = &existing.create;
-	ret = check_options(options, create, err);
+	ret = job_target_check_qcow2(options, create, err);
 	if (ret == 0)
 		ret = job_target_goes_on_top(create, source, err);
 	if (ret == 0 && existed && !existing.is_empty)

@@ -118,14 +118,14 @@ static int check_room(const struct raw_target *t, struct qcow2_error *err)
 	return ret;
 }
 
-static int check_create(const struct qcow2_create_options *c, bool compress,
-			struct qcow2_error *err)
+int job_target_check_raw(const struct qcow2_convert_options *options,
+			 const struct qcow2_create_options *create, struct qcow2_error *err)
 {
-	if (compress)
+	if (options->flags & QCOW2_CONVERT_COMPRESS)
 		return error_set(err, -ENOTSUP, "raw images can't be compressed");
-	if (c->backing_file)
+	if (create->backing_file)
 		return error_set(err, -ENOTSUP, "raw images can't have a backing file");
-	if (c->prealloc == QCOW2_PREALLOC_METADATA)
+	if (create->prealloc == QCOW2_PREALLOC_METADATA)
 		return error_set(err, -EINVAL, "raw images have no metadata to preallocate");
 	return 0;
 }
@@ -199,7 +199,7 @@ int job_target_raw(struct job_target **target, const char *path, const struct jo
 	struct raw_target *t;
 	int ret;
 
-	ret = check_create(create, options->flags & QCOW2_CONVERT_COMPRESS, err);
+	ret = job_target_check_raw(options, create, err);
 	if (ret == 0)
 		ret = job_target_goes_on_top(create, source, err);
 	if (ret < 0)

@@ -66,6 +66,8 @@ SCENARIOS = {
         map --output json -f qcow2 top.qcow2
         convert -p -t none -T none -f qcow2 top.qcow2 -O raw -W merged.raw
         compare -f qcow2 -F raw -p top.qcow2 merged.raw
+        measure --output json -f qcow2 -O qcow2 top.qcow2
+        measure --output json -f qcow2 -O qcow2 -o backing_file=base.raw top.qcow2
         create -f qcow2 -o compat=1.1 new.qcow2 64M
         convert -p -t none -T none -f qcow2 top.qcow2 -O qcow2 -n -W new.qcow2
         rebase -u -t none -f qcow2 -b merged.raw -F raw top.qcow2

@@ -332,6 +332,40 @@ static void short_memory_is_an_error_and_nothing_leaks(void **state)
 	}
 }
 
+/* In one step or each by itself: the same clusters, blocks and table. */
+static void many_singles_go_where_singles_go(void **state)
+{
+	static const struct {
+		uint32_t cluster_bits, refcount_order;
+		uint64_t before, n;
+	} cases[] = {
+		{9, 4, 0, 50000}, {9, 6, 7, 20000}, {9, 0, 300, 600000}, {12, 6, 1, 300000},
+		{16, 4, 5, 1},	  {16, 4, 0, 0},    {9, 6, 4000, 1000},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct image_fresh one, many;
+		struct qcow2_error err;
+
+		init(&one, cases[i].cluster_bits, cases[i].refcount_order);
+		init(&many, cases[i].cluster_bits, cases[i].refcount_order);
+		image_fresh_alloc(&one, cases[i].before, &(uint64_t){0}, &err);
+		image_fresh_alloc(&many, cases[i].before, &(uint64_t){0}, &err);
+		for (uint64_t k = 0; k < cases[i].n; k++)
+			image_fresh_alloc(&one, 1, &(uint64_t){0}, &err);
+		assert_int_equal(image_fresh_alloc_each(&many, cases[i].n, &err), 0);
+		assert_int_equal(one.end, many.end);
+		assert_int_equal(one.hint, many.hint);
+		assert_int_equal(one.nholes, many.nholes);
+		assert_int_equal(one.table_first, many.table_first);
+		assert_int_equal(one.table_nclusters, many.table_nclusters);
+		assert_int_equal(audit_blocks(&one), audit_blocks(&many));
+		image_fresh_release(&one);
+		image_fresh_release(&many);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -347,6 +381,7 @@ int main(void)
 		cmocka_unit_test(a_refcount_table_never_passes_what_an_image_may_have),
 		cmocka_unit_test(holes_are_what_was_given_back),
 		cmocka_unit_test(short_memory_is_an_error_and_nothing_leaks),
+		cmocka_unit_test(many_singles_go_where_singles_go),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
