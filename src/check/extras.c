@@ -12,8 +12,6 @@
 #include "format/bitmap_rec.h"
 #include "format/snapshot_rec.h"
 
-/* The longest snapshot record that there can be. */
-#define SNAPSHOT_RECORD_MAX (LAYOUT_SNAP_FIXED_LEN + LAYOUT_SNAPSHOT_EXTRA_MAX + 2 * 65535)
 /* What nearly every directory entry fits in; for others the whole directory is read. */
 #define BITMAP_RECORD_USUAL 131072
 
@@ -59,7 +57,7 @@ static int scan_records(struct check_run *run, struct run_window *w, enum check_
 	int ret;
 
 	for (uint32_t i = 0; i < run->header.nb_snapshots; i++) {
-		ret = check_window_need(w, SNAPSHOT_RECORD_MAX, &bytes, &got, err);
+		ret = check_window_need(w, LAYOUT_SNAPSHOT_RECORD_MAX, &bytes, &got, err);
 		if (ret != 0)
 			return ret;
 		ret = format_snapshot_decode(&s, bytes, got, &used, NULL);

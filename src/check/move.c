@@ -23,7 +23,6 @@
 #include "format/snapshot_rec.h"
 
 #define UNIT_MAX 7u /* clusters that move together: a compressed cluster touches three at most */
-#define SNAPSHOT_RECORD_MAX (LAYOUT_SNAP_FIXED_LEN + LAYOUT_SNAPSHOT_EXTRA_MAX + 2 * 65535)
 
 /* In one pass. More than that no image needs but one that was made to take time and space. */
 #define L1_MOVES_MAX 64u
@@ -349,27 +348,12 @@ static int copy_l1(struct check_run *run, struct move *m, struct moved_l1 *l1,
 	return ret;
 }
 
-static int plan_snapshot_l1s(struct check_run *run, struct move *m, struct qcow2_error *err)
+static int plan_snapshot_l1(struct check_run *run, void *opaque, uint64_t record_off,
+			    struct format_snapshot *s, struct qcow2_error *err)
 {
-	uint64_t off = run->header.snapshots_off;
-	struct run_window w = {.run = run, .pos = off, .end = off + run->snapshots_len};
-	struct format_snapshot s;
-	const uint8_t *bytes;
-	size_t got, used;
-	int ret = 0;
-
-	for (uint32_t i = 0; !m->too_many && i < run->header.nb_snapshots; i++) {
-		ret = check_window_need(&w, SNAPSHOT_RECORD_MAX, &bytes, &got, err);
-		if (ret == 0)
-			ret = format_snapshot_decode(&s, bytes, got, &used, err);
-		if (ret != 0)
-			break;
-		plan_l1(run, m, w.pos, s.l1_off, s.l1_entries);
-		format_snapshot_release(&s);
-		w.pos += min_u64(used, w.end - w.pos);
-	}
-	check_window_release(&w);
-	return ret;
+	(void)err;
+	plan_l1(run, opaque, record_off, s->l1_off, s->l1_entries);
+	return 0;
 }
 
 static bool snapshots_are_sound(const struct check_run *run)
@@ -399,7 +383,7 @@ static int move_l1_tables(struct check_run *run, struct move *m, struct qcow2_er
 	if (run->found[CHECK_TABLE_SHARED] == 0)
 		return 0;
 	if (snapshots_are_sound(run))
-		ret = plan_snapshot_l1s(run, m, err);
+		ret = check_each_snapshot(run, plan_snapshot_l1, m, err);
 	plan_l1(run, m, LAYOUT_OFF_L1_OFFSET, run->header.l1_off, run->header.l1_entries);
 	if (ret != 0 || m->too_many)
 		return ret;

@@ -89,6 +89,24 @@ int check_read_part(const struct check_run *run, uint64_t host_off, uint8_t *buf
 	return ret;
 }
 
+/* ---- arrays -------------------------------------------------------------------------------- */
+
+int check_want_word(uint64_t **v, uint64_t *n, uint64_t *cap, uint64_t idx, struct qcow2_error *err)
+{
+	if (idx >= *cap) {
+		uint64_t more = max_u64(max_u64(64, idx + 1), *cap * 2);
+		uint64_t *longer = mem_realloc(*v, more, sizeof(*longer));
+
+		if (!longer)
+			return check_no_memory(err);
+		*v = longer;
+		*cap = more;
+	}
+	while (*n <= idx)
+		(*v)[(*n)++] = 0;
+	return 0;
+}
+
 /* ---- ranges that overlap ------------------------------------------------------------------- */
 
 int check_ranges_add(struct run_ranges *r, uint64_t start, uint64_t len)

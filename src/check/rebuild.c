@@ -33,6 +33,8 @@ struct rebuild {
 
 static int need_block(struct rebuild *rb, uint64_t block_idx, struct qcow2_error *err)
 {
+	int ret;
+
 	if (block_idx >= ENTRIES_MAX)
 		return error_set_at(
 			err, -EFBIG, QCOW2_NO_OFFSET,
@@ -40,20 +42,10 @@ static int need_block(struct rebuild *rb, uint64_t block_idx, struct qcow2_error
 			"can't rebuild the refcounts: a table of more than %u bytes"
 			" would be needed",
 			LAYOUT_REFTABLE_BYTES_MAX);
-	if (block_idx >= rb->cap) {
-		uint64_t cap = max_u64(max_u64(64, block_idx + 1), rb->cap * 2);
-		uint64_t *place = mem_realloc(rb->place, cap, sizeof(*place));
-
-		if (!place)
-			return check_no_memory(err);
-		rb->place = place;
-		rb->cap = cap;
-	}
-	while (rb->nplaces <= block_idx)
-		rb->place[rb->nplaces++] = 0;
-	if (rb->place[block_idx] == 0)
+	ret = check_want_word(&rb->place, &rb->nplaces, &rb->cap, block_idx, err);
+	if (ret == 0 && rb->place[block_idx] == 0)
 		rb->place[block_idx] = NEEDED;
-	return 0;
+	return ret;
 }
 
 static int need_blocks(struct rebuild *rb, struct qcow2_error *err)

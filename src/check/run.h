@@ -135,6 +135,10 @@ int check_read_part(const struct check_run *run, uint64_t host_off, uint8_t *buf
 /* Does a hole begin there? *len: how far it goes, at most max. */
 bool check_is_hole(const struct check_run *run, uint64_t host_off, uint64_t max, uint64_t *len);
 
+/* Makes v[idx] be there: zeros from the first of *n that wasn't on. */
+int check_want_word(uint64_t **v, uint64_t *n, uint64_t *cap, uint64_t idx,
+		    struct qcow2_error *err);
+
 int check_ranges_add(struct run_ranges *r, uint64_t start, uint64_t len);
 /* Calls fn for each maximal range that the same number of ranges cover, in order. */
 typedef int (*run_cover_fn)(struct check_run *run, uint64_t start, uint64_t end, uint64_t times,
@@ -287,7 +291,13 @@ int check_repair_counts(struct check_run *run, bool raise, struct qcow2_error *e
 int check_repair_entries(struct check_run *run, bool faults, struct qcow2_error *err);
 /* Writes all refcounts anew to another place and switches to them. */
 int check_rebuild(struct check_run *run, struct qcow2_error *err);
-/* snapshots.c: writes a complete snapshot table beside the old one, and counts it; then, once the
+/* snapshots.c: calls fn for each record of a table that has been found sound. */
+struct format_snapshot;
+typedef int (*run_snapshot_fn)(struct check_run *run, void *opaque, uint64_t record_off,
+			       struct format_snapshot *s, struct qcow2_error *err);
+int check_each_snapshot(struct check_run *run, run_snapshot_fn fn, void *opaque,
+			struct qcow2_error *err);
+/* Writes a complete snapshot table beside the old one, and counts it; then, once the
  * counts are stored, switches to it. Nothing happens if the table is complete. */
 int check_snapshots_write(struct check_run *run, struct qcow2_error *err);
 int check_snapshots_switch(struct check_run *run, struct qcow2_error *err);

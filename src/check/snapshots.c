@@ -13,66 +13,81 @@
 #include "check/run.h"
 #include "format/snapshot_rec.h"
 
-/* The longest record there can be; a multiple of 8. */
-#define RECORD_MAX ((LAYOUT_SNAP_FIXED_LEN + LAYOUT_SNAPSHOT_EXTRA_MAX + 2 * 65535 + 7) / 8 * 8)
-
-/* Decodes all records and gives where the new ones end; writes them if buf isn't NULL. */
-static int copy_records(struct check_run *run, uint8_t *buf, uint64_t new_off, uint64_t *new_end,
+int check_each_snapshot(struct check_run *run, run_snapshot_fn fn, void *opaque,
 			struct qcow2_error *err)
 {
-	uint64_t off = run->header.snapshots_off, pos = new_off;
+	uint64_t off = run->header.snapshots_off;
 	struct run_window w = {.run = run, .pos = off, .end = off + run->snapshots_len};
 	struct format_snapshot s;
 	const uint8_t *bytes;
-	size_t got, used, len;
+	size_t got, used;
 	int ret = 0;
 
 	for (uint32_t i = 0; ret == 0 && i < run->header.nb_snapshots; i++) {
-		ret = check_window_need(&w, RECORD_MAX, &bytes, &got, err);
+		ret = check_window_need(&w, LAYOUT_SNAPSHOT_RECORD_MAX, &bytes, &got, err);
 		if (ret == 0)
 			ret = format_snapshot_decode(&s, bytes, got, &used, err);
 		if (ret != 0)
 			break;
-		if (!s.has_disk_size) {
-			s.has_disk_size = true;
-			s.disk_size = run->header.size_bytes;
-		}
-		len = format_snapshot_encoded_len(&s);
-		pos = align_up(pos, 8);
-		if (buf) {
-			memset(buf, 0, RECORD_MAX);
-			format_snapshot_encode(&s, buf);
-			ret = storage_write(run->file, buf, (size_t)align_up(len, 8), pos, err);
-		}
-		pos += len;
-		w.pos += min_u64(used, w.end - w.pos);
+		ret = fn(run, opaque, w.pos, &s, err);
 		format_snapshot_release(&s);
+		w.pos += min_u64(used, w.end - w.pos);
 	}
-	*new_end = pos;
 	check_window_release(&w);
+	return ret;
+}
+
+/* The new table, on its way. */
+struct table {
+	uint8_t *buf; /* a record; NULL: it is only looked how long the table becomes */
+	uint64_t end;
+};
+
+static int copy_record(struct check_run *run, void *opaque, uint64_t record_off,
+		       struct format_snapshot *s, struct qcow2_error *err)
+{
+	struct table *t = opaque;
+	uint64_t pos = align_up(t->end, 8);
+	size_t len;
+	int ret = 0;
+
+	(void)record_off;
+	if (!s->has_disk_size) {
+		s->has_disk_size = true;
+		s->disk_size = run->header.size_bytes;
+	}
+	len = format_snapshot_encoded_len(s);
+	if (t->buf) {
+		memset(t->buf, 0, LAYOUT_SNAPSHOT_RECORD_MAX);
+		format_snapshot_encode(s, t->buf);
+		ret = storage_write(run->file, t->buf, (size_t)align_up(len, 8), pos, err);
+	}
+	t->end = pos + len;
 	return ret;
 }
 
 int check_snapshots_write(struct check_run *run, struct qcow2_error *err)
 {
 	cleanup_free uint8_t *buf = NULL;
-	uint64_t end, idx, n;
+	struct table t = {0};
+	uint64_t idx, n;
 	int ret;
 
 	if (run->found[CHECK_SNAPSHOT_INCOMPLETE] == 0 || run->result->hides_references)
 		return 0;
-	buf = mem_alloc(RECORD_MAX, 1);
+	buf = mem_alloc(LAYOUT_SNAPSHOT_RECORD_MAX, 1);
 	if (!buf)
 		return check_no_memory(err);
-	ret = copy_records(run, NULL, 0, &end, err);
-	if (ret != 0 || end > LAYOUT_SNAPSHOT_TABLE_BYTES_MAX)
+	ret = check_each_snapshot(run, copy_record, &t, err);
+	if (ret != 0 || t.end > LAYOUT_SNAPSHOT_TABLE_BYTES_MAX)
 		return ret;
-	n = div_ceil(end, run->g.cluster_size);
+	n = div_ceil(t.end, run->g.cluster_size);
 	idx = counts_find_free(&run->counts, 0, n);
 	run->new_snapshots_off = idx << run->g.cluster_bits;
 	run->changed = true;
-	run->new_snapshots_len = end;
-	ret = copy_records(run, buf, run->new_snapshots_off, &end, err);
+	run->new_snapshots_len = t.end;
+	t = (struct table){buf, run->new_snapshots_off};
+	ret = check_each_snapshot(run, copy_record, &t, err);
 	if (ret != 0)
 		return ret;
 	if (counts_run(&run->counts, idx, n, 1) < 0)

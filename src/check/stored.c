@@ -27,19 +27,11 @@ static int report_reftable(struct check_run *run, enum check_finding finding, ui
 
 static int set_refblock(struct check_run *run, uint64_t idx, uint64_t off, struct qcow2_error *err)
 {
-	if (idx >= run->refblocks_cap) {
-		uint64_t cap = max_u64(max_u64(64, idx + 1), run->refblocks_cap * 2);
-		uint64_t *v = mem_realloc(run->refblocks, cap, sizeof(*v));
+	int ret = check_want_word(&run->refblocks, &run->nrefblocks, &run->refblocks_cap, idx, err);
 
-		if (!v)
-			return check_no_memory(err);
-		run->refblocks = v;
-		run->refblocks_cap = cap;
-	}
-	while (run->nrefblocks <= idx)
-		run->refblocks[run->nrefblocks++] = 0;
-	run->refblocks[idx] = off;
-	return 0;
+	if (ret == 0)
+		run->refblocks[idx] = off;
+	return ret;
 }
 
 static int load_entry(struct check_run *run, uint64_t raw, uint64_t entry_off,

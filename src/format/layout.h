@@ -117,6 +117,9 @@
 #define LAYOUT_SNAPSHOTS_MAX 65536u
 #define LAYOUT_SNAPSHOT_TABLE_BYTES_MAX (1024u * 65536)
 #define LAYOUT_SNAPSHOT_EXTRA_MAX 1024u
+/* The longest record that there can be, with its padding. */
+#define LAYOUT_SNAPSHOT_RECORD_MAX                                                                 \
+	((LAYOUT_SNAP_FIXED_LEN + LAYOUT_SNAPSHOT_EXTRA_MAX + 2 * 65535 + 7) / 8 * 8)
 #define LAYOUT_BACKING_NAME_MAX 1023u
 #define LAYOUT_BACKING_FORMAT_MAX 15u
 #define LAYOUT_BITMAPS_MAX 65535u
