@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""
+Rows of convert on file systems that share blocks, xfs and btrfs, each in a file that is mounted for
+the run. Their limit is `cp --reflink=always` of the source: the file system's own work.
+"""
+import subprocess
+
+from images import GIB, command, convert, make_disk
+from measure import Row
+
+SYSTEMS = {"xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"], "btrfs": ["mkfs.btrfs", "-q"]}
+
+
+class Shared:
+    """The mounted file systems, with a raw disk and a qcow2 image on each."""
+
+    def __init__(self, folder, data_bytes):
+        self.folder = folder
+        self.data_bytes = min(data_bytes, GIB)
+        self.mounted = []
+
+    def place(self, system):
+        return self.folder / system
+
+    def prepare(self, say):
+        """False: they can't be had here."""
+        for system, make in SYSTEMS.items():
+            image, place = self.folder / f"{system}.img", self.place(system)
+            say(f"making a file system of {system}")
+            place.mkdir(parents=True, exist_ok=True)
+            with open(image, "wb") as f:
+                f.truncate(4 * self.data_bytes + GIB)
+            command(*make, image)
+            done = subprocess.run(["mount", "-o", "loop,discard", image, place],
+                                  capture_output=True, text=True)
+            if done.returncode:
+                say(f"rows on {' and '.join(SYSTEMS)} are left out, they take root and loop "
+                    f"devices: {done.stderr.strip()}")
+                return False
+            self.mounted.append(place)
+            make_disk(place / "disk.raw", self.data_bytes)
+            convert(place / "disk.raw", place / "disk.qcow2")
+            command("sync", "-f", place)
+        return True
+
+    def remove(self):
+        for place in self.mounted:
+            subprocess.run(["umount", place], check=True)
+        for system in SYSTEMS:
+            (self.folder / f"{system}.img").unlink(missing_ok=True)
+
+
+def plan(qcow2, folder, data_bytes, same_disk, full):
+    """What the rows need, and the rows."""
+    shared = Shared(folder, data_bytes)
+
+    def row(system, source, target):
+        place = shared.place(system)
+        path, out = str(place / f"disk.{source}"), str(place / "out")
+        words = ["convert", "-f", source, "-O", target, path, out]
+        return Row(f"{source} to {target}, {system}", [qcow2, *words], ["qemu-img", *words],
+                   output=out, rounds=9 if full else 3, target=100,
+                   limit=["cp", "--reflink=always", path, out],
+                   verify=same_disk(out, target, str(place / "disk.raw")))
+
+    return shared, [row(system, *way) for system in SYSTEMS
+                    for way in (("raw", "qcow2"), ("qcow2", "raw"), ("qcow2", "qcow2"))]
