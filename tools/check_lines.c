@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "check_lines.h"
+#include "cli/diag.h"
 
 #define LINE_SIZE 512
 #define RUN_MAX 1000000 /* so many clusters in a row have a line each */
@@ -118,6 +119,44 @@ static void put_sentence(const struct qcow2_check_finding *f)
 	fprintf(stderr, "%s %s\n", start, f->sentence);
 }
 
+const char *const check_severities[] = {"error", "leak", "failed", "note"};
+
+void check_lines_begin(struct check_lines *lines)
+{
+	if (lines->begun)
+		return;
+	lines->begun = true;
+	cli_out_open(lines->json, NULL, '{');
+	cli_out_open(lines->json, "findings", '[');
+}
+
+static void put_object(struct check_lines *lines, const struct qcow2_check_finding *f)
+{
+	static const char *const phases[] = {"found", "repaired", "kept", "left"};
+	const struct {
+		const char *key;
+		uint64_t off;
+	} offsets[] = {{"guest-offset", f->guest_off},
+		       {"host-offset", f->host_off},
+		       {"entry-offset", f->entry_off}};
+	struct cli_out *out = lines->json;
+
+	check_lines_begin(lines);
+	cli_out_open(out, NULL, '{');
+	cli_out_string(out, "code", f->code);
+	cli_out_string(out, "severity", check_severities[f->severity]);
+	cli_out_string(out, "sentence", f->sentence);
+	for (size_t i = 0; i < sizeof(offsets) / sizeof(offsets[0]); i++)
+		if (offsets[i].off != QCOW2_NO_OFFSET)
+			cli_out_u64(out, offsets[i].key, offsets[i].off);
+	if (f->host_off != QCOW2_NO_OFFSET && f->nclusters > 0)
+		cli_out_u64(out, "clusters", f->nclusters);
+	cli_out_string(out, "phase", phases[f->phase]);
+	cli_out_bool(out, "repaired", f->phase == QCOW2_CHECK_REPAIRED);
+	cli_out_string(out, "repair", f->repair);
+	cli_out_close(out);
+}
+
 int check_lines_put(void *opaque, const struct qcow2_check_finding *f)
 {
 	struct check_lines *lines = opaque;
@@ -126,6 +165,10 @@ int check_lines_put(void *opaque, const struct qcow2_check_finding *f)
 
 	if (found && strcmp(f->code, "needs-rebuild") == 0)
 		lines->needs_rebuild = true;
+	if (lines->json) {
+		put_object(lines, f);
+		return cli_output_lost() ? -EIO : 0;
+	}
 	/* That the image is marked says nothing about what is in it. */
 	if (f->severity == QCOW2_CHECK_NOTE)
 		return 0;

@@ -12,6 +12,7 @@
 #include "cli/size.h"
 #include "create_options.h"
 #include "image.h"
+#include "loss.h"
 #include "verb.h"
 
 /* Instead of an exit code. */
@@ -91,6 +92,29 @@ static void fill(struct qcow2_amend_options *o, const struct tool_create *create
 	o->size = lib->size;
 }
 
+/* The options are as they will be, or would. Says what went wrong. */
+static int tell_losses(struct qcow2_image *image, const struct qcow2_amend_options *options,
+		       enum tool_loss mode)
+{
+	struct qcow2_amend_options o = *options;
+	struct qcow2_amend_result r = {0};
+	struct qcow2_error err = {0};
+	uint64_t old = qcow2_size(image);
+
+	o.flags |= QCOW2_AMEND_DRY_RUN;
+	if (qcow2_amend(image, &o, &r, &err) < 0)
+		return cli_error("%s", err.message);
+	if (r.dropped_bitmaps)
+		tool_loss_say(mode,
+			      "%" PRIu64 " bitmap%s [would be|will be] lost: version 2 can't have "
+			      "them",
+			      r.dropped_bitmaps, r.dropped_bitmaps > 1 ? "s" : "");
+	if (o.what & QCOW2_AMEND_SIZE && o.size < old &&
+	    tool_loss_say_size(mode, image, o.size) < 0)
+		return EXIT_FAILURE;
+	return 0;
+}
+
 static void tell(const struct qcow2_amend_result *r)
 {
 	char text[CLI_SIZE_TEXT];
@@ -104,9 +128,6 @@ static void tell(const struct qcow2_amend_result *r)
 	if (r->emptied_bytes)
 		printf("%s that are known to be zeros would become unallocated.\n",
 		       cli_size_human(text, r->emptied_bytes));
-	if (r->dropped_bitmaps)
-		printf("%" PRIu64 " bitmaps would be lost: version 2 can't have them.\n",
-		       r->dropped_bitmaps);
 	if (!r->refcount_bytes && !r->filled_bytes && !r->emptied_bytes && !r->dropped_bitmaps)
 		puts("Nothing but the header would be written.");
 }
@@ -118,9 +139,13 @@ static int amend(struct qcow2_image *image, const struct tool_create *create,
 	struct qcow2_amend_result result = {0};
 	struct qcow2_error err = {0};
 	struct cli_progress progress;
+	enum tool_loss mode;
 	int rc;
 
 	fill(&options, create, args);
+	mode = tool_loss_mode(args->dry_run, args->quiet);
+	if (mode != TOOL_LOSS_UNSAID && tell_losses(image, &options, mode) != 0)
+		return EXIT_FAILURE;
 	options.progress.tick = cli_progress_tick;
 	options.progress.opaque = &progress;
 	cli_interrupt_catch();

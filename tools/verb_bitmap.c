@@ -9,7 +9,9 @@
 #include <string.h>
 
 #include "cli/diag.h"
+#include "cli/size.h"
 #include "image.h"
+#include "loss.h"
 #include "verb.h"
 
 #define GRANULARITY_MIN 512u
@@ -20,7 +22,7 @@ struct bitmap_args {
 	struct cli_list objects;
 	struct cli_size granularity;
 	const char *format, *source, *source_format;
-	bool image_opts;
+	bool image_opts, dry_run;
 };
 
 #define AT(member) offsetof(struct bitmap_args, member)
@@ -40,6 +42,7 @@ static const struct cli_option bitmap_options[] = {
 	{'F', "source-format", CLI_STRING, AT(source_format), "FMT", "format of that image", NULL},
 	{'f', "format", CLI_STRING, AT(format), "FMT", "format of FILE (default: look)", NULL},
 	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL, "FILE is a list of driver options", NULL},
+	{0, "dry-run", CLI_FLAG, AT(dry_run), NULL, "only tell what would be lost", NULL},
 	{0, "object", CLI_LIST, AT(objects), "OBJECT", "accepted without effect", NULL},
 	CLI_END,
 };
@@ -104,6 +107,35 @@ static int add(struct qcow2_image *image, const char *name, const struct cli_siz
 	if (g != 0 && (g & (g - 1) || g < GRANULARITY_MIN || g > GRANULARITY_MAX))
 		return refuse(err, "Granularity must be power of 2 and at least 512");
 	return qcow2_bitmap_add(image, name, g, QCOW2_BITMAP_AUTO, err);
+}
+
+static bool is_loss(const struct cli_step *step)
+{
+	return strcmp(step->name, "remove") == 0 || strcmp(step->name, "clear") == 0;
+}
+
+/* Of a bitmap that can't be read nothing is lost. */
+static int tell_loss(struct qcow2_image *image, const char *name, const struct cli_step *step,
+		     enum tool_loss mode, struct qcow2_error *err)
+{
+	struct qcow2_bitmap_extent e = {0};
+	char size[CLI_SIZE_TEXT];
+	uint64_t dirty = 0;
+	int rc = 0;
+
+	for (uint64_t off = 0; rc == 0 && off < qcow2_size(image); off += e.len_bytes) {
+		rc = qcow2_bitmap_map(image, name, off, qcow2_size(image) - off, &e, err);
+		if (rc == 0 && e.dirty)
+			dirty += e.len_bytes;
+	}
+	if (rc == 0)
+		tool_loss_say(
+			mode,
+			"bitmap \"%s\" [would be|is] %s, and with it [would go|goes] which %s "
+			"of the disk were written",
+			name, step->name[0] == 'r' ? "removed" : "cleared",
+			cli_size_human(size, dirty));
+	return rc == -ESTALE || rc == -ENOTSUP ? 0 : rc;
 }
 
 static int take_step(struct qcow2_image *image, struct qcow2_image *source, const char *name,
@@ -174,15 +206,21 @@ static int explain(struct qcow2_image *image, const char *name, const struct cli
 static int take_steps(struct qcow2_image *image, struct qcow2_image *source, const char *name,
 		      const struct bitmap_args *args)
 {
+	enum tool_loss mode = tool_loss_mode(args->dry_run, false);
 	struct qcow2_error err = {0};
 
 	for (size_t i = 0; i < args->steps.n; i++) {
 		const struct cli_step *step = &args->steps.items[i];
 
+		if (mode != TOOL_LOSS_UNSAID && is_loss(step) &&
+		    tell_loss(image, name, step, mode, &err) < 0)
+			return explain(image, name, step, &err);
+		if (args->dry_run)
+			continue;
 		if (take_step(image, source, name, args, step, &err) < 0)
 			return explain(image, name, step, &err);
 	}
-	if (qcow2_finish(image, &err) == 0)
+	if (args->dry_run || qcow2_finish(image, &err) == 0)
 		return EXIT_SUCCESS;
 	tool_explain(&err, NULL);
 	return EXIT_FAILURE;
@@ -193,9 +231,9 @@ static int change(const struct bitmap_args *args, const char *file, const char *
 	struct qcow2_image *image = NULL, *source = NULL;
 	int status = EXIT_FAILURE;
 	unsigned flags = QCOW2_OPEN_NO_BACKING; /* the top layer alone is enough */
-	int rc =
-		tool_open(&image, file, args->format, NULL,
-			  flags | QCOW2_OPEN_WRITE | (args->image_opts ? TOOL_OPEN_IMAGE_OPTS : 0));
+	int rc = tool_open(&image, file, args->format, NULL,
+			   flags | (args->dry_run ? 0 : QCOW2_OPEN_WRITE) |
+				   (args->image_opts ? TOOL_OPEN_IMAGE_OPTS : 0));
 
 	if (rc == 0 && args->source)
 		rc = tool_open(&source, args->source, args->source_format, NULL, flags);

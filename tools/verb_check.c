@@ -2,7 +2,7 @@
 /*
  * qcow2 check: is an image sound, and can it be made so? Findings go to standard error, a line
  * each, the summary to standard output, both as qemu-img has them; what that doesn't know is told
- * by the library's own sentence in the same style.
+ * by the library's own sentence in the same style. As JSON both are one object.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -40,7 +40,7 @@ static const struct cli_option check_options[] = {
 	{'r', "repair", CLI_CHOICE, offsetof(struct check_args, repair), "leaks|all",
 	 "repair; leaks: give lost space back only", repairs},
 	{0, "output", CLI_CHOICE, offsetof(struct check_args, output), "text|json",
-	 "how to print the summary", tool_outputs},
+	 "json: findings and summary as one object", tool_outputs},
 	{'U', "force-share", CLI_FLAG, offsetof(struct check_args, force_share), NULL,
 	 "check even while another program writes", NULL},
 	{'T', "cache", CLI_CHOICE, offsetof(struct check_args, cache), "CACHE",
@@ -120,7 +120,8 @@ static void print_human(const struct qcow2_check_result *r)
 }
 
 /* The order of qemu-img, which leaves out what is 0. */
-static void print_json(const struct qcow2_check_result *r, const char *filename)
+static void print_json(struct cli_out *out, const struct qcow2_check_result *r,
+		       const char *filename)
 {
 	const struct {
 		const char *key;
@@ -137,18 +138,33 @@ static void print_json(const struct qcow2_check_result *r, const char *filename)
 		{"leaks-fixed", r->leaks_fixed, false},
 		{"allocated-clusters", r->allocated_clusters, false},
 	};
-	struct cli_out out;
 
-	cli_out_init(&out, stdout, true);
-	cli_out_open(&out, NULL, '{');
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
 		if (rows[i].always || rows[i].value > 0)
-			cli_out_u64(&out, rows[i].key, rows[i].value);
-	cli_out_string(&out, "filename", filename);
-	cli_out_string(&out, "format", r->format);
+			cli_out_u64(out, rows[i].key, rows[i].value);
+	cli_out_string(out, "filename", filename);
+	cli_out_string(out, "format", r->format);
 	if (r->fragmented_clusters > 0)
-		cli_out_u64(&out, "fragmented-clusters", r->fragmented_clusters);
-	cli_out_close(&out);
+		cli_out_u64(out, "fragmented-clusters", r->fragmented_clusters);
+}
+
+/* result NULL: there is none, but what was begun is brought to an end. */
+static void end_json(struct check_lines *lines, struct cli_out *out,
+		     const struct qcow2_check_result *result, const struct check_args *args)
+{
+	if (cli_is_face() && result && !args->quiet) /* qemu-img is quiet then, too */
+		cli_out_open(out, NULL, '{');
+	else if (cli_is_face() || (!result && !lines->begun))
+		return;
+	if (lines->json) {
+		check_lines_begin(lines);
+		cli_out_close(out);
+	}
+	if (result)
+		print_json(out, result, args->name);
+	else
+		cli_out_string(out, "filename", args->name);
+	cli_out_close(out);
 }
 
 static int exit_code(const struct qcow2_check_result *r)
@@ -234,7 +250,6 @@ static int apply_undo(const struct check_args *args)
 
 static int list_findings(bool json)
 {
-	static const char *const severities[] = {"error", "leak", "failed", "note"};
 	struct qcow2_check_rule rule;
 	struct cli_out out;
 
@@ -244,12 +259,12 @@ static int list_findings(bool json)
 	for (size_t i = 0; qcow2_check_rule(i, &rule); i++) {
 		if (!json) {
 			printf("%s (%s): %s\n    repair: %s\n", rule.code,
-			       severities[rule.severity], rule.meaning, rule.repair);
+			       check_severities[rule.severity], rule.meaning, rule.repair);
 			continue;
 		}
 		cli_out_open(&out, NULL, '{');
 		cli_out_string(&out, "code", rule.code);
-		cli_out_string(&out, "severity", severities[rule.severity]);
+		cli_out_string(&out, "severity", check_severities[rule.severity]);
 		cli_out_string(&out, "meaning", rule.meaning);
 		cli_out_string(&out, "repair", rule.repair);
 		cli_out_close(&out);
@@ -276,10 +291,14 @@ static int check(const struct check_args *args)
 	struct qcow2_check_result result = {0};
 	struct qcow2_error err = {0};
 	struct cli_progress shown;
-	struct check_lines lines = {.progress = &shown};
+	bool json = args->output == TOOL_OUTPUT_JSON;
+	struct cli_out out;
+	struct check_lines lines = {.progress = &shown,
+				    .json = json && !cli_is_face() ? &out : NULL};
 	char *undo_path = undo_path_of(args);
 	int rc;
 
+	cli_out_init(&out, stdout, true);
 	options.flags = tool_cache_read_flags(args->cache) |
 			(args->force_share ? QCOW2_OPEN_FORCE_SHARE : 0);
 	options.repair = (unsigned)(args->repair + 1);
@@ -297,6 +316,8 @@ static int check(const struct check_args *args)
 	cli_progress_end(&shown, rc == 0);
 	tell_undo(args, &options, &result);
 	free(undo_path);
+	if (json)
+		end_json(&lines, &out, rc < 0 || lines.needs_rebuild ? NULL : &result, args);
 	if (rc < 0)
 		return failed(&result, rc, &err, args);
 	if (lines.needs_rebuild) {
@@ -304,12 +325,8 @@ static int check(const struct check_args *args)
 			  "nothing was changed");
 		return CHECK_INCOMPLETE;
 	}
-	if (args->output == TOOL_OUTPUT_JSON) {
-		if (!args->quiet || !cli_is_face()) /* qemu-img is quiet then, too */
-			print_json(&result, args->name);
-	} else if (!args->quiet) {
+	if (!json && !args->quiet)
 		print_human(&result);
-	}
 	if (result.check_errors > 0)
 		cli_error("the check couldn't be completed");
 	return exit_code(&result);

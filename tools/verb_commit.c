@@ -7,7 +7,9 @@
 #include "cli/diag.h"
 #include "cli/interrupt.h"
 #include "cli/progress.h"
+#include "cli/size.h"
 #include "image.h"
+#include "loss.h"
 #include "verb.h"
 
 #define CANCELED (-1) /* instead of an exit code: the process ends by the signal that came */
@@ -17,7 +19,7 @@ struct commit_args {
 	const char *format, *base, *filename;
 	struct cli_size rate;
 	int cache;
-	bool keep, progress, quiet;
+	bool keep, progress, quiet, dry_run;
 };
 
 #define AT(member) offsetof(struct commit_args, member)
@@ -32,6 +34,7 @@ static const struct cli_option commit_options[] = {
 	 NULL},
 	{'t', "cache", CLI_CHOICE, AT(cache), "CACHE", "cache mode (default: writeback)",
 	 tool_cache_modes},
+	{0, "dry-run", CLI_FLAG, AT(dry_run), NULL, "only tell what would be lost", NULL},
 	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "say nothing but errors", NULL},
 	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL,
@@ -60,6 +63,40 @@ static int explain(const struct commit_args *args, const struct qcow2_error *err
 	return EXIT_FAILURE;
 }
 
+/* -errno, told. */
+static int tell_loss(struct qcow2_image *image, const struct commit_args *args, enum tool_loss mode)
+{
+	struct qcow2_info info = QCOW2_INFO_INIT;
+	char size[CLI_SIZE_TEXT];
+	struct qcow2_error err = {0};
+	uint64_t bytes;
+	int rc;
+
+	if (mode == TOOL_LOSS_UNSAID)
+		return 0;
+	if (args->base) {
+		tool_loss_say(
+			mode,
+			"\"%s\" [would get|gets] what the images above it hold, and [would "
+			"lose|loses] what it has there: all that stand on it, but for \"%s\", "
+			"[would be|are] of no use then",
+			args->base, args->filename);
+		return 0;
+	}
+	rc = tool_loss_count(image, 0, &bytes);
+	if (rc == 0 && qcow2_info(qcow2_backing(image), &info, &err) < 0) {
+		tool_explain(&err, NULL);
+		rc = err.code;
+	}
+	if (rc == 0)
+		tool_loss_say(
+			mode,
+			"\"%s\" [would lose|loses] what it has where the %s of data in \"%s\" "
+			"are written: other images on it [would be|are] of no use then",
+			info.filename, cli_size_human(size, bytes), args->filename);
+	return rc;
+}
+
 static int commit(struct qcow2_image *image, const struct commit_args *args)
 {
 	struct qcow2_commit_options options = QCOW2_COMMIT_OPTIONS_INIT;
@@ -69,6 +106,10 @@ static int commit(struct qcow2_image *image, const struct commit_args *args)
 
 	if (!qcow2_backing(image))
 		return cli_error("Image does not have a backing file");
+	if (tell_loss(image, args, tool_loss_mode(args->dry_run, args->quiet)) < 0)
+		return EXIT_FAILURE;
+	if (args->dry_run)
+		return EXIT_SUCCESS;
 	options.flags = args->keep || args->base ? QCOW2_COMMIT_KEEP : 0;
 	options.base = args->base;
 	options.rate_limit = args->rate.value;
@@ -103,7 +144,7 @@ int verb_commit(int argc, char **argv)
 	tool_many_files();
 	status = EXIT_FAILURE;
 	if (tool_open(&image, args.filename, args.format, NULL,
-		      QCOW2_OPEN_WRITE | tool_cache_write_flags(args.cache) |
+		      (args.dry_run ? 0 : QCOW2_OPEN_WRITE) | tool_cache_write_flags(args.cache) |
 			      (args.image_opts ? TOOL_OPEN_IMAGE_OPTS : 0)) == 0)
 		status = commit(image, &args);
 	qcow2_close(image);

@@ -7,6 +7,7 @@
 #include "cli/interrupt.h"
 #include "cli/progress.h"
 #include "image.h"
+#include "loss.h"
 #include "verb.h"
 
 #define CANCELED (-1) /* instead of an exit code: the process ends by the signal that came */
@@ -15,7 +16,7 @@ struct rebase_args {
 	bool image_opts;
 	const char *format, *backing, *backing_format;
 	int cache, source_cache;
-	bool unsafe, compress, progress, quiet, force_share;
+	bool unsafe, compress, progress, quiet, force_share, dry_run;
 };
 
 #define AT(member) offsetof(struct rebase_args, member)
@@ -34,6 +35,7 @@ static const struct cli_option rebase_options[] = {
 	{'T', NULL, CLI_CHOICE, AT(source_cache), "CACHE", NULL, tool_cache_modes},
 	{'U', "force-share", CLI_FLAG, AT(force_share), NULL,
 	 "read the new backing file even while others write", NULL},
+	{0, "dry-run", CLI_FLAG, AT(dry_run), NULL, "with -u: only tell what would be lost", NULL},
 	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "say nothing but errors", NULL},
 	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL,
@@ -58,6 +60,8 @@ static int check(const struct rebase_args *args)
 	if (!args->backing && !args->unsafe)
 		return cli_usage("rebase",
 				 "Must specify backing file (-b) or use unsafe mode (-u)");
+	if (args->dry_run && !args->unsafe)
+		return cli_usage("rebase", "--dry-run goes with -u: nothing is lost without it");
 	if (!tool_known_format(args->format))
 		return EXIT_FAILURE;
 	cli_set_subject("rebase to", NULL);
@@ -72,6 +76,32 @@ static int check(const struct rebase_args *args)
 	return 0;
 }
 
+/* Without a copy the disk may change. -errno, told. */
+static int tell_loss(struct qcow2_image *image, const char *backing, enum tool_loss mode)
+{
+	struct qcow2_info info = QCOW2_INFO_INIT;
+	struct qcow2_error err = {0};
+
+	if (mode == TOOL_LOSS_UNSAID)
+		return 0;
+	if (qcow2_info(image, &info, &err) < 0) {
+		tool_explain(&err, NULL);
+		return err.code;
+	}
+	if (!info.backing_file) {
+		if (mode == TOOL_LOSS_DRY_RUN)
+			tool_loss_say(mode, "nothing would be lost: there is no backing file yet");
+		return 0;
+	}
+	tool_loss_say(
+		mode,
+		"what the disk has from \"%s\" [would be|is] lost, but for what %s%s%s: nothing "
+		"[would be|is] copied",
+		info.backing_file, backing ? "\"" : "is zeros", backing ? backing : "",
+		backing ? "\" has, too" : "");
+	return 0;
+}
+
 static int rebase(struct qcow2_image *image, const struct rebase_args *args)
 {
 	struct qcow2_rebase_options options = QCOW2_REBASE_OPTIONS_INIT;
@@ -80,6 +110,11 @@ static int rebase(struct qcow2_image *image, const struct rebase_args *args)
 	struct cli_progress progress;
 	int rc;
 
+	if (args->unsafe &&
+	    tell_loss(image, backing, tool_loss_mode(args->dry_run, args->quiet)) < 0)
+		return EXIT_FAILURE;
+	if (args->dry_run)
+		return EXIT_SUCCESS;
 	options.flags = (args->unsafe ? QCOW2_REBASE_UNSAFE : 0) |
 			(args->compress ? QCOW2_REBASE_COMPRESS : 0);
 	options.backing_format = args->backing_format;
@@ -116,7 +151,7 @@ int verb_rebase(int argc, char **argv)
 		return status;
 	tool_many_files();
 	/* its present backing file may be missing: that is what -u is for */
-	flags = QCOW2_OPEN_WRITE | tool_cache_write_flags(args.cache) |
+	flags = (args.dry_run ? 0 : QCOW2_OPEN_WRITE) | tool_cache_write_flags(args.cache) |
 		(args.unsafe ? QCOW2_OPEN_NO_BACKING : 0) |
 		(args.image_opts ? TOOL_OPEN_IMAGE_OPTS : 0);
 	status = EXIT_FAILURE;

@@ -9,6 +9,7 @@
 #include "cli/diag.h"
 #include "cli/size.h"
 #include "image.h"
+#include "loss.h"
 #include "verb.h"
 
 struct resize_args {
@@ -83,44 +84,6 @@ static uint64_t new_size(const struct order *o, uint64_t old)
 	return o->size > INT64_MAX ? 0 : o->size;
 }
 
-/* Bytes behind the new end that the image itself holds data for. */
-static int count_lost(struct qcow2_image *image, uint64_t size, uint64_t *lost)
-{
-	struct qcow2_error err = {0};
-	struct qcow2_extent e;
-
-	*lost = 0;
-	for (uint64_t off = size; off < qcow2_size(image); off += e.len_bytes) {
-		if (qcow2_map(image, off, qcow2_size(image) - off, &e, &err) < 0) {
-			tool_explain(&err, NULL);
-			return -EIO;
-		}
-		if (e.flags & QCOW2_EXTENT_DATA && e.depth == 0)
-			*lost += e.len_bytes;
-	}
-	return 0;
-}
-
-/* Tells, for people, what a shrink cuts off. */
-static int tell(struct qcow2_image *image, uint64_t size)
-{
-	char cut[CLI_SIZE_TEXT], data[CLI_SIZE_TEXT];
-	uint64_t old = qcow2_size(image), lost = 0;
-
-	if (size < old && count_lost(image, size, &lost) < 0)
-		return EXIT_FAILURE;
-	if (size < old)
-		printf("The disk would lose its last %s (%" PRIu64 " bytes), of which %s (%" PRIu64
-		       " bytes) hold data.\n",
-		       cli_size_human(cut, old - size), old - size, cli_size_human(data, lost),
-		       lost);
-	else
-		printf("The disk would become %s (%" PRIu64
-		       " bytes) larger. Nothing would be lost.\n",
-		       cli_size_human(cut, size - old), size - old);
-	return EXIT_SUCCESS;
-}
-
 static int refuse_to_shrink(void)
 {
 	cli_error("Use the --shrink option to perform a shrink operation.");
@@ -145,10 +108,12 @@ static int resize(struct qcow2_image *image, const struct order *o, const struct
 		return cli_error("New image size must be positive");
 	if (size <= old && o->prealloc != QCOW2_PREALLOC_OFF)
 		return cli_error("Preallocation can only be used for growing images");
-	if (args->dry_run)
-		return tell(image, size);
-	if (size < old && !args->shrink)
+	if (size < old && !args->shrink && !args->dry_run)
 		return refuse_to_shrink();
+	if (tool_loss_say_size(tool_loss_mode(args->dry_run, args->quiet), image, size) < 0)
+		return EXIT_FAILURE;
+	if (args->dry_run)
+		return EXIT_SUCCESS;
 	rc = qcow2_resize(image, size, o->prealloc, args->shrink ? QCOW2_RESIZE_SHRINK : 0, &err);
 	if (rc == 0)
 		rc = qcow2_finish(image, &err);

@@ -7,10 +7,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "cli/diag.h"
+#include "cli/size.h"
 #include "image.h"
 #include "info_rows.h"
+#include "loss.h"
 #include "names/open.h"
 #include "verb.h"
 
@@ -19,7 +22,7 @@
 struct snapshot_args {
 	struct cli_list create, apply, remove;
 	const char *format;
-	bool list, quiet, force_share, image_opts;
+	bool list, quiet, force_share, image_opts, dry_run;
 	int output;
 };
 
@@ -40,6 +43,8 @@ static const struct cli_option snapshot_options[] = {
 	 "list even while another program writes", NULL},
 	{0, "image-opts", CLI_FLAG, offsetof(struct snapshot_args, image_opts), NULL,
 	 "FILE is a list of driver options", NULL},
+	{0, "dry-run", CLI_FLAG, offsetof(struct snapshot_args, dry_run), NULL,
+	 "of -a and -d: only tell what would be lost", NULL},
 	{'q', "quiet", CLI_FLAG, offsetof(struct snapshot_args, quiet), NULL,
 	 "say nothing but errors and the list", NULL},
 	CLI_END,
@@ -116,6 +121,8 @@ static int check_order(const struct order *o, const struct snapshot_args *args)
 	if (o->action == CREATE && strlen(o->name) > NAME_MAX_BYTES)
 		return cli_error("Could not create snapshot '%s': a name has at most %d bytes",
 				 o->name, NAME_MAX_BYTES);
+	if (args->dry_run && o->action != APPLY && o->action != REMOVE)
+		return cli_usage("snapshot", "--dry-run goes with -a and -d only");
 	if (args->format && args->image_opts)
 		return cli_error("--image-opts and -f are mutually exclusive");
 	return tool_known_format(args->format) ? 0 : EXIT_FAILURE;
@@ -135,7 +142,7 @@ static int open_image(struct qcow2_image **image, struct names_setup *setup, con
 	struct names_opening opening = {.options = QCOW2_OPEN_OPTIONS_INIT};
 	struct qcow2_policy policy = QCOW2_POLICY_INIT;
 	int rc = tool_fill_setup(setup, o->file, args->format,
-				 (o->action == LIST ? 0 : QCOW2_OPEN_WRITE) |
+				 (o->action == LIST || args->dry_run ? 0 : QCOW2_OPEN_WRITE) |
 					 (args->image_opts ? TOOL_OPEN_IMAGE_OPTS : 0),
 				 err);
 
@@ -165,10 +172,64 @@ static int list(struct qcow2_image *image, int output, struct qcow2_error *err)
 	return 0;
 }
 
-static int change(struct qcow2_image *image, const struct order *o, struct qcow2_error *err)
+/* As the library finds it: by its id first, but not to delete it. */
+static const struct qcow2_snapshot_info *find(const struct qcow2_info *info, const struct order *o)
 {
+	for (size_t i = 0; o->action == APPLY && i < info->nsnapshots; i++)
+		if (strcmp(info->snapshots[i].id, o->name) == 0)
+			return &info->snapshots[i];
+	for (size_t i = 0; i < info->nsnapshots; i++)
+		if (strcmp(info->snapshots[i].name, o->name) == 0)
+			return &info->snapshots[i];
+	return NULL;
+}
+
+/* What goes with it. -ENOENT: there is none of that name. */
+static int tell_loss(struct qcow2_image *image, const struct order *o, enum tool_loss mode,
+		     struct qcow2_error *err)
+{
+	struct qcow2_info info = QCOW2_INFO_INIT;
+	const struct qcow2_snapshot_info *s;
+	int rc = qcow2_info(image, &info, err);
+	char date[32] = "?", size[CLI_SIZE_TEXT];
+	struct tm tm;
+	time_t t;
+
+	s = rc < 0 ? NULL : find(&info, o);
+	if (!s) {
+		err->code = rc < 0 ? rc : -ENOENT;
+		return err->code;
+	}
+	t = (time_t)s->date_sec;
+	if (localtime_r(&t, &tm))
+		strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &tm);
+	if (o->action == APPLY)
+		tool_loss_say(mode,
+			      "the disk [would go|goes] back to snapshot \"%s\" (ID %s, of %s): "
+			      "what was written since then, and isn't in another snapshot, [would "
+			      "be|is] lost",
+			      s->name, s->id, date);
+	else
+		tool_loss_say(
+			mode,
+			"snapshot \"%s\" (ID %s, of %s, a disk of %s%s) [would be|is] deleted, "
+			"and what only it has [would be|is] lost",
+			s->name, s->id, date, cli_size_human(size, s->disk_bytes),
+			s->vm_state_bytes ? ", with the state of a machine" : "");
+	return 0;
+}
+
+static int change(struct qcow2_image *image, const struct order *o,
+		  const struct snapshot_args *args, struct qcow2_error *err)
+{
+	enum tool_loss mode = tool_loss_mode(args->dry_run, args->quiet);
 	int rc;
 
+	if (o->action != CREATE && mode != TOOL_LOSS_UNSAID) {
+		rc = tell_loss(image, o, mode, err);
+		if (rc < 0 || args->dry_run)
+			return rc;
+	}
 	if (o->action == CREATE)
 		rc = qcow2_snapshot_create(image, o->name, NULL, err);
 	else if (o->action == APPLY)
@@ -210,7 +271,7 @@ static int snapshot(const struct order *o, const struct snapshot_args *args)
 								      : NULL);
 	} else if (rc == 0) {
 		if (o->action != LIST)
-			rc = change(image, o, &err);
+			rc = change(image, o, args, &err);
 		else if (args->list || !cli_is_face()) /* qemu-img needs to be asked */
 			rc = list(image, args->output, &err);
 		status = rc < 0 ? explain(o, &err) : EXIT_SUCCESS;

@@ -174,6 +174,22 @@ void cli_warn(const char *fmt, ...)
 	va_end(args);
 }
 
+void cli_note(const char *fmt, ...)
+{
+	char sentence[SENTENCE_SIZE];
+	va_list args;
+
+	if (as_json)
+		return;
+	va_start(args, fmt);
+	vsnprintf(sentence, sizeof(sentence), fmt, args);
+	va_end(args);
+	fflush(stdout);
+	fprintf(stderr, "%s: ", cli_program());
+	cli_text_put(stderr, sentence);
+	fputc('\n', stderr);
+}
+
 int cli_usage(const char *verb, const char *fmt, ...)
 {
 	va_list args;

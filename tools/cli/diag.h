@@ -42,6 +42,9 @@ bool cli_colours(int fd);
  */
 int cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* "qcow2: <sentence>" for people: neither an error nor a warning, and never an object. */
+void cli_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
 /* "qcow2: warning: <sentence>". */
 void cli_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
