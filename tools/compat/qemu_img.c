@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "cli/diag.h"
+#include "compat/trace.h"
 #include "compat/words.h"
 #include "names/object.h"
 #include "qcow2.h"
@@ -58,7 +59,7 @@ static void print_help(void)
 	     "    '-h', '--help'       display this help and exit\n"
 	     "    '-V', '--version'    output version information and exit\n"
 	     "    '-T', '--trace'      [[enable=]<pattern>][,events=<file>][,file=<file>]\n"
-	     "                         accepted without effect\n\n"
+	     "                         accepted: there is none of these events here\n\n"
 	     "Command syntax:");
 	for (i = 0; i < NVERBS; i++) {
 		const struct verb *verb = verb_find(verbs[i].name);
@@ -116,7 +117,8 @@ int face_qemu_img(int argc, char **argv)
 		{"trace", required_argument, NULL, 'T'},
 		{NULL, 0, NULL, 0},
 	};
-	int c;
+	const char *trace = NULL;
+	int c, status;
 
 	cli_set_face(&qemu_img);
 	opterr = 0;
@@ -134,10 +136,15 @@ int face_qemu_img(int argc, char **argv)
 			print_version();
 			return EXIT_SUCCESS;
 		default:
-			break;
+			trace = optarg;
+			status = compat_trace_take(trace);
+			if (status != COMPAT_TRACE_GO_ON)
+				return status;
 		}
 	}
 	if (optind >= argc)
 		return cli_usage(NULL, "Not enough arguments");
+	if (compat_trace_begin(trace) != 0)
+		return EXIT_FAILURE;
 	return run_verb(argc - optind, argv + optind);
 }
