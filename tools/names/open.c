@@ -34,10 +34,33 @@ static bool is_raw(const struct names_setup *s)
 	return is_store(s) || (s->format && strcmp(s->format, "raw") == 0);
 }
 
+/* Drivers that stand on an image, and that we haven't got. */
+static int check_filter(const struct names_setup *s, unsigned flags, struct qcow2_error *err)
+{
+	if (!s->format)
+		return 0;
+	if (strcmp(s->format, "copy-on-read") != 0 && strcmp(s->format, "compress") != 0)
+		return 0;
+	if (!names_options_any(&s->tree, "file") && !s->path)
+		return names_reason(err, -EINVAL, "A block device must be specified for \"file\"");
+	if (strcmp(s->format, "compress") == 0)
+		return names_reason(err, -ENOTSUP,
+				    "the driver 'compress' isn't supported: 'convert -c' and the "
+				    "command 'write -c' of 'io' compress what they write");
+	if (!(flags & QCOW2_OPEN_WRITE))
+		return names_reason(err, -EACCES, "Block node is read-only");
+	return names_reason(
+		err, -ENOTSUP,
+		"the driver 'copy-on-read' isn't supported: 'io -C' reads so, and 'rebase' "
+		"copies a backing file into an image");
+}
+
 int names_check(const struct names_setup *s, unsigned flags, struct qcow2_error *err)
 {
 	if (!s->path && !s->format && !names_options_any(&s->tree, "file"))
 		return names_reason(err, -EINVAL, "Must specify either driver or file");
+	if (check_filter(s, flags, err) < 0)
+		return err->code;
 	if (s->format && !is_format(s->format) && !names_is_protocol(s->format))
 		return names_reason(err, -EINVAL, "Unknown driver '%s'", s->format);
 	if (s->force_share && flags & QCOW2_OPEN_WRITE)

@@ -16,6 +16,7 @@
 #define DEPTH_MAX 16
 #define PREFIX_MAX 256
 #define NULL_SIZE ((uint64_t)1 << 30)
+#define SECTOR 512
 
 static const char *const protocols[] = {"file", "host_device", "null-co", "blkdebug", NULL};
 
@@ -69,7 +70,10 @@ static int refuse_unused(const struct names_stores *s, const char *prefix, const
 
 	if (!name)
 		return 0;
-	return names_reason(err, -EINVAL, "Block protocol '%s' doesn't support the option '%s'",
+	return names_reason(err, -EINVAL,
+			    strcmp(driver, "raw") == 0
+				    ? "Block format '%s' does not support the option '%s'"
+				    : "Block protocol '%s' doesn't support the option '%s'",
 			    driver, name + strlen(prefix));
 }
 
@@ -183,6 +187,34 @@ static int open_name(struct names_stores *s, const char *prefix, const char *nam
 	return open_file(s, prefix, *driver, name, storage, err);
 }
 
+/* A raw image as the store of another: a part of what is below, or all of it. */
+static int open_raw(struct names_stores *s, const char *prefix, const char *filename,
+		    unsigned depth, struct qcow2_storage *storage, struct qcow2_error *err)
+{
+	bool has_size = names_options_get(s->options, prefix, "size");
+	uint64_t offset = 0, size = 0;
+	struct qcow2_storage lower;
+	char below[PREFIX_MAX];
+	int rc;
+
+	if (snprintf(below, sizeof(below), "%sfile.", prefix) >= (int)sizeof(below))
+		return names_reason(err, -EINVAL, "nodes are nested too deeply");
+	rc = names_size_option(s->options, prefix, "offset", &offset, err);
+	if (rc == 0)
+		rc = names_size_option(s->options, prefix, "size", &size, err);
+	if (rc == 0 && size % SECTOR)
+		rc = names_reason(err, -EINVAL, "Specified size is not multiple of %d", SECTOR);
+	if (rc == 0)
+		rc = open_node(s, below, filename, depth + 1, &lower, err);
+	if (rc < 0)
+		return rc;
+	if (offset == 0 && !has_size) {
+		*storage = lower;
+		return 0;
+	}
+	return qcow2_storage_slice(storage, lower, offset, has_size ? size : UINT64_MAX, err);
+}
+
 static int open_driver(struct names_stores *s, const char *prefix, const char *driver,
 		       const char *filename, unsigned depth, struct qcow2_storage *storage,
 		       struct qcow2_error *err)
@@ -196,7 +228,9 @@ static int open_driver(struct names_stores *s, const char *prefix, const char *d
 	if (is_nbd(driver, strlen(driver)))
 		return names_reason(err, -ENOTSUP,
 				    "images that an NBD server has aren't supported yet");
-	if (strcmp(driver, "raw") == 0 || strcmp(driver, "qcow2") == 0)
+	if (strcmp(driver, "raw") == 0)
+		return open_raw(s, prefix, filename, depth, storage, err);
+	if (strcmp(driver, "qcow2") == 0)
 		return names_reason(err, -ENOTSUP, "a '%s' image in another image isn't supported",
 				    driver);
 	return names_reason(err, -EINVAL, "Unknown driver '%s'", driver);
