@@ -208,6 +208,7 @@ static int take_steps(struct qcow2_image *image, struct qcow2_image *source, con
 {
 	enum tool_loss mode = tool_loss_mode(args->dry_run, false);
 	struct qcow2_error err = {0};
+	bool lost = false;
 
 	for (size_t i = 0; i < args->steps.n; i++) {
 		const struct cli_step *step = &args->steps.items[i];
@@ -215,11 +216,14 @@ static int take_steps(struct qcow2_image *image, struct qcow2_image *source, con
 		if (mode != TOOL_LOSS_UNSAID && is_loss(step) &&
 		    tell_loss(image, name, step, mode, &err) < 0)
 			return explain(image, name, step, &err);
+		lost = lost || is_loss(step);
 		if (args->dry_run)
 			continue;
 		if (take_step(image, source, name, args, step, &err) < 0)
 			return explain(image, name, step, &err);
 	}
+	if (args->dry_run && !lost)
+		tool_loss_say(mode, "nothing would be lost");
 	if (args->dry_run || qcow2_finish(image, &err) == 0)
 		return EXIT_SUCCESS;
 	tool_explain(&err, NULL);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "cli/diag.h"
+#include "compat/trace.h"
 #include "image.h"
 #include "io/io.h"
 #include "io/open.h"
@@ -20,7 +21,8 @@
 
 struct io_args {
 	struct cli_list commands, objects;
-	const char *format, *cache, *aio, *discard, *trace;
+	const char *format, *cache, *aio, *discard;
+	struct cli_list traces;
 	bool read_only, snapshot, no_cache, copy_on_read, misalign, native_aio, force_share, quiet;
 	bool image_opts, version;
 };
@@ -51,7 +53,7 @@ static const struct cli_option io_options[] = {
 	{'U', "force-share", CLI_FLAG, offsetof(struct io_args, force_share), NULL,
 	 "with -r: even while another program writes", NULL},
 	{'q', "quiet", CLI_FLAG, offsetof(struct io_args, quiet), NULL, "no reports", NULL},
-	{'T', "trace", CLI_STRING, offsetof(struct io_args, trace), "SPEC", "no effect", NULL},
+	{'T', "trace", CLI_LIST, offsetof(struct io_args, traces), "SPEC", "no effect", NULL},
 	{0, "image-opts", CLI_FLAG, offsetof(struct io_args, image_opts), NULL,
 	 "FILE is driver=FMT,file.filename=FILE,...", NULL},
 	{0, "object", CLI_LIST, offsetof(struct io_args, objects), "OBJECT",
@@ -152,15 +154,32 @@ static int run(struct io *io, const struct io_args *args, const char *name)
 	return io->failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
+static int take_traces(const struct cli_list *traces)
+{
+	int status = COMPAT_TRACE_GO_ON;
+
+	for (size_t i = 0; status == COMPAT_TRACE_GO_ON && i < traces->n; i++)
+		status = compat_trace_take(traces->items[i]);
+	if (status == COMPAT_TRACE_GO_ON && traces->n > 0 &&
+	    compat_trace_begin(traces->items[traces->n - 1]) != 0)
+		status = EXIT_FAILURE;
+	return status;
+}
+
 static int run_shell(int argc, char **argv, bool drop_in)
 {
 	struct io_args args = {0};
 	struct io io = {.drop_in = drop_in, .overlay_fd = -1, .guard = PTHREAD_MUTEX_INITIALIZER};
+	int trace = COMPAT_TRACE_GO_ON;
 	int status, first = cli_parse(&io_command, argc, argv, &args, &status);
 
 	names_setup_init(&io.setup);
+	if (first >= 0 && drop_in)
+		trace = take_traces(&args.traces);
 	if (first < 0) {
 		/* told */
+	} else if (trace != COMPAT_TRACE_GO_ON) {
+		status = trace;
 	} else if (args.version) {
 		if (drop_in)
 			printf("qemu-io version %s (qcow2 %s)\n", QEMU_IO_VERSION, qcow2_version());
@@ -180,6 +199,7 @@ static int run_shell(int argc, char **argv, bool drop_in)
 	pthread_mutex_destroy(&io.guard);
 	cli_list_release(&args.commands);
 	cli_list_release(&args.objects);
+	cli_list_release(&args.traces);
 	return status;
 }
 

@@ -89,6 +89,13 @@ def test_commands_without_an_image(pair):
         pair.run(*RAW, "-c", "close", "-c", c)
 
 
+def test_traces(pair):
+    for words in (["-T", "foo"], ["-T", "foo", "--trace", "enable=bar,file=log"],
+                  ["-T", "bogus=1"], ["-T", "file=gone/log"]):
+        pair.run(*words, *RAW, "-c", "length")
+    assert Path(pair.ours, "log").exists()
+
+
 def test_a_failed_command_is_remembered(pair):
     for commands in (["foo", "r 0 1"], ["r 0 1", "q", "foo"], ["foo", "q", "r 0 1"],
                      ["r -P 1 0 1", "r 0 1"], ["r 20M 1", "length"], ["aio_read 20M 1"],

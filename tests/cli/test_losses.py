@@ -113,6 +113,11 @@ def test_nor_where_nothing_is_lost_or_asked_to_be_quiet(images):
         assert on_a_terminal(images, *words.split()) == (0, ""), words
 
 
+def test_a_dry_run_tells_that_nothing_is_lost(images):
+    for words in ("bitmap --dry-run --add b y", "rebase --dry-run -u -b a -F qcow2 c"):
+        assert tool(*words.split(), cwd=images).succeeded().out.startswith("Nothing would be lost")
+
+
 def test_a_dry_run_finds_what_is_wrong(images):
     tool("snapshot", "--dry-run", "-d", "gone", "a", cwd=images).refused("snapshot not found")
     tool("snapshot", "--dry-run", "-a", "gone", "a", cwd=images).refused("No such file")

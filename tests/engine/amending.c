@@ -58,6 +58,38 @@ int amending_change_version(struct run *r)
 	return ret;
 }
 
+/* One is in the file already when version 2 comes, and one isn't. */
+int amending_drop_bitmaps(struct run *r)
+{
+	struct qcow2_amend_options o = QCOW2_AMEND_OPTIONS_INIT;
+	int ret = 0;
+
+	o.what = QCOW2_AMEND_VERSION;
+	o.flags = QCOW2_AMEND_DROP_BITMAPS;
+	for (unsigned i = 0; ret == 0 && i < 2; i++) {
+		if (r->image)
+			(void)qcow2_bitmap_add(r->image, "one", 512, QCOW2_BITMAP_AUTO, NULL);
+		ret = write_some(r, 3);
+		if (ret == 0)
+			ret = run_close(r);
+		if (ret == 0)
+			ret = run_open(r);
+		if (ret == 0 && r->image)
+			(void)qcow2_bitmap_add(r->image, "two", 512, QCOW2_BITMAP_AUTO, NULL);
+		if (ret == 0)
+			ret = write_some(r, 2);
+		o.version = 2;
+		if (ret == 0)
+			ret = run_amend(r, &o);
+		if (ret == 0)
+			ret = write_some(r, 2);
+		o.version = 3;
+		if (ret == 0)
+			ret = run_amend(r, &o);
+	}
+	return ret;
+}
+
 int amending_change_width(struct run *r)
 {
 	static const unsigned bits[] = {8, 64, 32, 16};

@@ -18,6 +18,7 @@ struct workload {
 
 /* In amending.c: both ways between the versions, refcounts of all widths, lazy refcounts. */
 int amending_change_version(struct run *r);
+int amending_drop_bitmaps(struct run *r);
 int amending_change_width(struct run *r);
 int amending_change_laziness(struct run *r);
 

@@ -578,6 +578,7 @@ const struct workload workloads[] = {
 	 .samples = 1},
 	{IMAGE("amend-version-512", 3, 9, 16, 40 * K, .lazy = true), .run = amending_change_version,
 	 .samples = 1},
+	{IMAGE("amend-bitmaps", 3, 9, 16, 40 * K), .run = amending_drop_bitmaps, .samples = 1},
 	{IMAGE("amend-width", 3, 12, 16, 100 * K, .filled = true), .run = amending_change_width},
 	{IMAGE("amend-width-512", 3, 9, 16, 60 * K, SNAPSHOT), .run = amending_change_width,
 	 .samples = 1},
