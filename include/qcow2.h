@@ -1061,7 +1061,8 @@ struct qcow2_commit_result {
  * into their base, which is opened for writing for that. A smaller base grows to the size of the
  * disk; of a larger one the rest stays. When all that is durable the image is emptied, if its own
  * backing file is the base. Layers between the image and the base stay as they are, but read as
- * something else, now that what is below them has changed: they are of no use any more.
+ * something else, now that what is below them has changed: they are of no use any more. A raw base
+ * shares the blocks of what is written to it, where the file system can do that.
  *
  * While it runs, and after a crash at any point, the image reads as before. A call that failed or
  * was cancelled has done a part of the work and no harm. After success the image is finished as by

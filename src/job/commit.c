@@ -86,9 +86,9 @@ static size_t granularity(const struct qcow2_image *top, unsigned depth)
 static int copy(struct job_copy *c, struct qcow2_image *top, unsigned depth,
 		struct qcow2_error *err)
 {
-	const struct job_target_how how = {.block_size = granularity(top, depth),
-					   .asks_zero = true};
 	struct job_source source;
+	const struct job_target_how how = {
+		.block_size = granularity(top, depth), .asks_zero = true, .source = &source};
 	int ret = job_source_init(&source, &top, 1, err);
 
 	if (ret < 0)
@@ -99,6 +99,7 @@ static int copy(struct job_copy *c, struct qcow2_image *top, unsigned depth,
 	c->cluster_max = job_largest_cluster(top, 0);
 	ret = job_target_open_image(&c->target, layer_at(top, depth), &how, err);
 	if (ret == 0) {
+		source.unread = c->target->moves;
 		ret = job_copy_run(c, err);
 		c->target->ops->close(c->target);
 	}

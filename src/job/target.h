@@ -97,6 +97,8 @@ struct job_target_how {
 	size_t block_size; /* any that divides a cluster; with compressed that of a cluster */
 	bool compressed;
 	bool asks_zero; /* what reads as zeros isn't made zero */
+	/* what is read, if all data of it are to be written as they are; NULL: they are changed */
+	const struct job_source *source;
 };
 
 /* An image that is open for writing, qcow2 or raw; it stays the caller's, who finishes it. */

@@ -19,6 +19,7 @@
 
 struct inplace_target {
 	struct job_target target;
+	struct job_mover mover; /* into a raw disk */
 	struct qcow2_image *image;
 	bool is_borrowed;
 	bool is_zero;	/* zeros don't have to be written */
@@ -92,6 +93,9 @@ static int put_run(struct inplace_target *t, const struct job_chunk *c, size_t f
 	case JOB_BLOCK_DATA:
 		break;
 	}
+	if (t->target.moves)
+		return job_mover_move(t->target.moves, c->guest_off + at, len, c->guest_off + at,
+				      c->buf, err);
 	if (is_packed(t, c, first))
 		return image_write_packed(t->image, c->guest_off + at, c->packed + at,
 					  c->packed_len[first], err);
@@ -205,6 +209,18 @@ int job_target_inplace(struct job_target **target, const char *path,
 	return 0;
 }
 
+/* Data may be shared with a raw disk: each byte has its place there. */
+static void settle_moves(struct inplace_target *t, const struct job_target_how *how)
+{
+	const struct qcow2_convert_options options = QCOW2_CONVERT_OPTIONS_INIT;
+	const struct job_moving moving = {.to = t->image->store, .block_size = how->block_size};
+	bool moves = false;
+
+	if (!t->image->qcow2 && how->source)
+		(void)job_mover_init(&t->mover, &moves, how->source, &options, &moving, NULL);
+	t->target.moves = moves ? &t->mover : NULL;
+}
+
 int job_target_open_image(struct job_target **target, struct qcow2_image *image,
 			  const struct job_target_how *how, struct qcow2_error *err)
 {
@@ -222,6 +238,7 @@ int job_target_open_image(struct job_target **target, struct qcow2_image *image,
 	t->image = image;
 	t->is_borrowed = true;
 	t->asks_zero = how->asks_zero;
+	settle_moves(t, how);
 	*target = &t->target;
 	return 0;
 }

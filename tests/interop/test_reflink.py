@@ -168,6 +168,20 @@ def test_a_chain(place, both, rng):
     other.unlink()
 
 
+def test_a_commit_into_a_raw_file(place, rng):
+    base, top = make_disk(place / "base", rng), place / "top"
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", top).succeeded()
+    tool("io", "-c", "write -P 5 1M 2M", "-c", "write -P 6 8M 10k", "-c", "write -z 3M 100k", "-c",
+         "write -c -P 7 12M 64k", "-c", "write -P 8 24M 1k", top).succeeded()
+    convert("-O", "raw", "--reflink=never", top, place / "whole")
+    own = own_bytes(base)
+    tool("commit", "-d", top).succeeded()  # it keeps its data
+    same_files(place / "whole", base)
+    assert shared_bytes(base) >= 2 * M + 64 * K
+    assert own_bytes(base) <= own - 2 * M
+    is_clean(top)
+
+
 def test_a_file_that_exists(place, rng):
     """Holes become holes, or zeros, in place of what was there."""
     disk = make_disk(place / "disk", rng)
