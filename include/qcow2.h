@@ -1025,10 +1025,11 @@ struct qcow2_measure_result {
  * and the most that it can be where clusters hold nothing but zeros, or are compressed. Lengths are
  * what stat tells, in bytes; holes take no space of the host.
  *
- * options may be NULL. Of its members progress is told how much of the disk has been looked at. The
- * result is the caller's, set up by its macro; it is left alone on failure. Refused is what
- * qcow2_convert refuses of the same options: -EINVAL, -ENOTSUP, -EFBIG; and -EINVAL for
- * QCOW2_CONVERT_EXISTING. -EIO: a table can't be read or is damaged.
+ * options may be NULL. Of its members progress is told how much of the disk has been looked at, and
+ * threads is how many look (0: one a core); the rest says what would be made. The result is the
+ * caller's, set up by its macro; it is left alone on failure. Refused is what qcow2_convert refuses
+ * of the same options: -EINVAL, -ENOTSUP, -EFBIG; and -EINVAL for QCOW2_CONVERT_EXISTING. -EIO: a
+ * table can't be read or is damaged.
  */
 int qcow2_measure(struct qcow2_image *const *sources, size_t nsources,
 		  const struct qcow2_convert_options *options, struct qcow2_measure_result *result,

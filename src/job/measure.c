@@ -5,21 +5,27 @@
  * What a cluster of the new image becomes depends on what the sources' tables say of it, and where
  * clusters go on how many there are, since the writer takes one after the other. So the sources are
  * mapped, in runs as long as they come, clusters and tables are counted, and the allocator that the
- * real thing has says where they end.
+ * real thing has says where they end. Counts of parts of the disk add up in any order, as long as
+ * no table or cluster lies in two of them, so several threads do that.
  *
  * Data aren't read. Clusters of zeros that are stored as data, and compression, make the real file
  * smaller than this says.
  */
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/num.h"
+#include "base/work.h"
 #include "image/options.h"
 #include "job/job.h"
+#include "job/tables.h"
 #include "job/target.h"
 #include "meta/bitmap.h"
 
 #define NO_TABLE UINT64_MAX
+#define PART_MIN (4ull << 30) /* of the disk, for one thread at a time; a power of two */
+#define THREADS_MAX 8
 
 /* What clusters of one kind cost in the new image. */
 struct cost {
@@ -56,8 +62,9 @@ static void count(struct tally *t, uint64_t first, uint64_t n, enum job_block ki
 }
 
 /* The next piece of the disk. A cluster with two kinds in it is data, as for the copier. */
-static void add(struct tally *t, uint64_t guest_off, const struct job_piece *p)
+static void add(void *tally, uint64_t guest_off, const struct job_piece *p)
 {
+	struct tally *t = tally;
 	const uint64_t cs = t->g.cluster_size, bits = t->g.cluster_bits;
 	uint64_t end = guest_off + p->len_bytes;
 	uint64_t first = guest_off >> bits, behind = end >> bits;
@@ -76,26 +83,134 @@ static void add(struct tally *t, uint64_t guest_off, const struct job_piece *p)
 	}
 }
 
-static int tally_source(struct tally *t, const struct job_source *source,
-			const struct qcow2_progress *progress, struct qcow2_error *err)
+/* The next piece, or all pieces of the next table. Gives in *len how much of the disk that was. */
+static int tally_next(struct tally *t, const struct job_source *source,
+		      const struct job_tables *tables, uint64_t off, uint64_t end, uint64_t *len,
+		      struct qcow2_error *err)
 {
-	struct job_ticker ticker = {.ticked_nsec = job_now_nsec()};
-	uint64_t off = 0, npieces = 0;
 	struct job_piece p;
 	int ret;
 
-	for (; off < source->size_bytes; off += p.len_bytes) {
-		ret = job_source_map(source, off, &p, err);
-		if (ret < 0)
-			return ret;
-		add(t, off, &p);
-		if (npieces++ % 1024 == 0 &&
-		    job_tick(&ticker, progress, off, source->size_bytes, false) != 0)
-			return error_set(err, -ECANCELED, "canceled");
-	}
-	if (t->is_begun)
+	*len = job_tables_tell(tables, off, add, t);
+	if (*len > 0)
+		return 0;
+	ret = job_source_map(source, off, &p, err);
+	if (ret < 0)
+		return ret;
+	p.len_bytes = min_u64(p.len_bytes, end - off);
+	add(t, off, &p);
+	*len = p.len_bytes;
+	return 0;
+}
+
+/* A part of the disk; tables of either image don't reach beyond it, unless the disk ends there. */
+static int tally_part(struct tally *t, const struct job_source *source,
+		      const struct job_tables *tables, uint64_t off, uint64_t end,
+		      struct qcow2_error *err)
+{
+	uint64_t len;
+	int ret = 0;
+
+	for (; ret == 0 && off < end; off += len)
+		ret = tally_next(t, source, tables, off, end, &len, err);
+	if (ret == 0 && t->is_begun)
 		count(t, off >> t->g.cluster_bits, 1, t->begun);
-	(void)job_tick(&ticker, progress, off, off, true);
+	t->is_begun = false;
+	return ret;
+}
+
+/* ---- all parts, by several threads: their counts add up in any order ---- */
+
+struct survey {
+	/* immutable */
+	const struct job_source *source;
+	const struct tally *blank;
+	const struct qcow2_progress *progress;
+	uint64_t part_bytes;
+	/* atomic */
+	_Atomic uint64_t next_off, done_bytes;
+	_Atomic uint64_t nclusters, ntables, ndata;
+	atomic_bool failed, canceled;
+	/* of the calling thread */
+	struct job_ticker ticker;
+};
+
+static void survey_part(struct survey *s, const struct job_tables *tables, uint64_t off)
+{
+	uint64_t end = min_u64(off + s->part_bytes, s->source->size_bytes);
+	struct tally t = *s->blank;
+
+	if (tally_part(&t, s->source, tables, off, end, NULL) < 0)
+		atomic_store(&s->failed, true);
+	atomic_fetch_add(&s->nclusters, t.nclusters);
+	atomic_fetch_add(&s->ntables, t.ntables);
+	atomic_fetch_add(&s->ndata, t.ndata);
+	atomic_fetch_add(&s->done_bytes, end - off);
+}
+
+static void run_thread(void *opaque, unsigned i)
+{
+	struct survey *s = opaque;
+	struct job_tables tables;
+	uint64_t off;
+
+	job_tables_init(&tables, s->source);
+	while (!atomic_load(&s->failed) && !atomic_load(&s->canceled)) {
+		off = atomic_fetch_add(&s->next_off, s->part_bytes);
+		if (off >= s->source->size_bytes)
+			break;
+		survey_part(s, &tables, off);
+		if (i == 0 && job_tick(&s->ticker, s->progress, atomic_load(&s->done_bytes),
+				       s->source->size_bytes, false) != 0)
+			atomic_store(&s->canceled, true);
+	}
+	job_tables_release(&tables);
+}
+
+/* Something went wrong somewhere: the first such place is the one to tell of. */
+static int tally_in_order(struct tally *t, const struct job_source *source, struct qcow2_error *err)
+{
+	struct job_tables tables;
+	int ret;
+
+	job_tables_init(&tables, source);
+	ret = tally_part(t, source, &tables, 0, source->size_bytes, err);
+	job_tables_release(&tables);
+	return ret;
+}
+
+static uint64_t part_size(const struct tally *t, const struct job_source *source)
+{
+	uint64_t part = max_u64(PART_MIN, (uint64_t)t->g.l2_entries << t->g.cluster_bits);
+
+	for (size_t i = 0; i < source->nimages; i++) {
+		const struct image_qcow2 *q = source->images[i]->qcow2;
+		const struct format_geometry *g = q ? &q->meta.geometry : &t->g;
+
+		part = max_u64(part, (uint64_t)g->l2_entries << g->cluster_bits);
+	}
+	return part;
+}
+
+static int tally_source(struct tally *t, const struct job_source *source, unsigned threads,
+			const struct qcow2_progress *progress, struct qcow2_error *err)
+{
+	struct survey s = {.source = source, .blank = t, .progress = progress};
+	uint64_t size = source->size_bytes;
+
+	s.part_bytes = part_size(t, source);
+	s.ticker.ticked_nsec = job_now_nsec();
+	threads = (unsigned)min_u64(threads ? threads : work_cpus(), THREADS_MAX);
+	work_team((unsigned)min_u64(threads, max_u64(1, div_ceil(size, s.part_bytes))), run_thread,
+		  &s);
+	if (s.canceled)
+		return error_set(err, -ECANCELED, "canceled");
+	if (s.failed)
+		return tally_in_order(t, source, err);
+	t->nclusters = s.nclusters;
+	t->ntables = s.ntables;
+	t->ndata = s.ndata;
+	(void)job_tick(&s.ticker, progress, size, size, true);
 	return 0;
 }
 
@@ -274,7 +389,7 @@ static int measure_filled(const struct plan *p, struct qcow2_measure_result *r,
 	int ret;
 
 	set_costs(p, t.costs);
-	ret = tally_source(&t, p->source, &p->o.progress, err);
+	ret = tally_source(&t, p->source, p->o.threads, &p->o.progress, err);
 	if (ret == 0)
 		ret = fill_draft(p, &d, QCOW2_PREALLOC_OFF, t.nclusters, t.ntables, err);
 	if (ret < 0)

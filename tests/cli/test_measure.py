@@ -67,6 +67,26 @@ def test_a_new_image_is_as_long_as_was_said(options, work):
     assert not (work / "data").exists()
 
 
+def test_large_disks_are_looked_at_in_parts(work):
+    """At the borders of parts and of tables, with every kind of cluster there."""
+    (work / "noise").write_bytes(random.Random(6).randbytes(64 * KIB))
+    qemu_img("create", "-q", "-f", "qcow2", "large", "17G", cwd=work).succeeded()
+    qemu_io("large", *[f"write -q -s noise {at}k 64k" for n in (1, 2, 4, 8, 12, 16)
+                       for at in ((n << 20) - 64, n << 20, (n << 20) + 192)],
+            "write -q -z 6143M 2M", f"write -q -c -s noise {10 << 20}k 64k",
+            f"write -q -s noise {(17 << 20) - 64}k 64k", cwd=work)
+    for options in ("cluster_size=4k", "cluster_size=64k", "cluster_size=2M", "extended_l2=on"):
+        assert made(work, "-o", options, "large") == measured(work, "-o", options,
+                                                              "large")["required"]
+
+
+def test_damage_is_told_where_it_is(disk):
+    with open(disk / "disk", "r+b") as f:
+        f.seek(0x40000 + 8 * 100)
+        f.write(bytes.fromhex("8000000000040200"))
+    tool("measure", "-O", "qcow2", "disk", cwd=disk).refused("L2 entry", "0x640000")
+
+
 def test_a_volume_of_that_size_takes_the_copy(disk):
     """As oVirt does it: the volume is made by what qemu-img says, and then written into."""
     link = disk / "faces" / "qemu-img"
