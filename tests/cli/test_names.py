@@ -145,6 +145,15 @@ def test_every_verb_takes_them(work):
     assert facts["format-specific"]["data"]["lazy-refcounts"] is True
 
 
+def test_drivers_that_stand_on_an_image_are_refused_with_advice(work):
+    make(work)
+    below = "file.driver=qcow2,file.file.filename=a.qcow2"
+    tool("resize", "--image-opts", f"driver=copy-on-read,{below}", "2M", cwd=work).refused(
+        "'copy-on-read' isn't supported", "'rebase' copies")
+    tool("map", "--image-opts", f"driver=compress,{below}", cwd=work).refused(
+        "'compress' isn't supported", "'convert -c'")
+
+
 def test_a_backing_file_is_replaced(work):
     make(work)
     opts = "driver=qcow2,file.filename=a.qcow2,backing.driver=raw,backing.file.filename=b.raw"
