@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -8,6 +7,7 @@
 #include "cli/diag.h"
 
 #define LINE_SIZE 512
+#define NUMBER_SIZE 24	/* of 64 bits, in decimal, and a zero */
 #define RUN_MAX 1000000 /* so many clusters in a row have a line each */
 
 /*
@@ -68,41 +68,58 @@ static const char *words_for(const struct qcow2_check_finding *f)
 	return NULL;
 }
 
-/* Writes the value that a letter stands for. nth: of the clusters in a row. */
-static int put_value(char *buf, size_t size, char letter, const struct qcow2_check_finding *f,
-		     uint64_t nth)
+/* The end of buf is where the digits end. There may be millions of them: not with printf. */
+static const char *digits_of(uint64_t value, unsigned base, char buf[static NUMBER_SIZE])
+{
+	char *p = buf + NUMBER_SIZE;
+
+	*--p = 0;
+	do {
+		*--p = "0123456789abcdef"[value % base];
+		value /= base;
+	} while (value > 0);
+	return p;
+}
+
+/* What a letter stands for. nth: of the clusters in a row. */
+static const char *value_of(char letter, const struct qcow2_check_finding *f, uint64_t nth,
+			    char buf[static NUMBER_SIZE])
 {
 	switch (letter) {
 	case 'P':
-		return snprintf(buf, size, "%s",
-				f->phase == QCOW2_CHECK_REPAIRED ? "Repairing" : "ERROR");
+		return f->phase == QCOW2_CHECK_REPAIRED ? "Repairing" : "ERROR";
 	case 'k':
-		return snprintf(buf, size, "%" PRIu64, f->host_off / f->cluster_bytes + nth);
+		return digits_of(f->host_off / f->cluster_bytes + nth, 10, buf);
 	case 'h':
-		return snprintf(buf, size, "%" PRIx64, f->host_off + nth * f->cluster_bytes);
+		return digits_of(f->host_off + nth * f->cluster_bytes, 16, buf);
 	case 'r':
-		return snprintf(buf, size, "%" PRIu64, f->stored);
+		return digits_of(f->stored, 10, buf);
 	case 's':
-		return snprintf(buf, size, "%" PRIx64, f->stored);
+		return digits_of(f->stored, 16, buf);
 	case 'c':
-		return snprintf(buf, size, "%" PRIu64, f->computed);
+		return digits_of(f->computed, 10, buf);
 	case 'i':
-		return snprintf(buf, size, "%" PRIu64, f->entry_index);
+		return digits_of(f->entry_index, 10, buf);
 	default:
-		return snprintf(buf, size, "%" PRIx64, f->len_bytes);
+		return digits_of(f->len_bytes, 16, buf);
 	}
 }
 
 static void put_words(const char *words, const struct qcow2_check_finding *f, uint64_t nth)
 {
-	char line[LINE_SIZE];
-	size_t len = 0;
+	char line[LINE_SIZE], number[NUMBER_SIZE];
+	size_t len = 0, n;
 
-	for (; *words && len + 24 < sizeof(line); words++) {
-		if (*words == '@')
-			len += (size_t)put_value(line + len, sizeof(line) - len, *++words, f, nth);
-		else
+	for (; *words && len + NUMBER_SIZE < sizeof(line); words++) {
+		if (*words == '@') {
+			const char *value = value_of(*++words, f, nth, number);
+
+			n = strlen(value);
+			memcpy(line + len, value, n);
+			len += n;
+		} else {
 			line[len++] = *words;
+		}
 	}
 	line[len++] = '\n';
 	fwrite(line, 1, len, stderr);
