@@ -61,12 +61,8 @@ static void print_help(void)
 	     "    '-T', '--trace'      [[enable=]<pattern>][,events=<file>][,file=<file>]\n"
 	     "                         accepted: there is none of these events here\n\n"
 	     "Command syntax:");
-	for (i = 0; i < NVERBS; i++) {
-		const struct verb *verb = verb_find(verbs[i].name);
-
-		if (verb)
-			cli_print_syntax(verb->command);
-	}
+	for (i = 0; i < NVERBS; i++)
+		cli_print_syntax(verb_find(verbs[i].name)->command);
 	puts("\nEvery command also takes [--object objectdef].\n"
 	     "'qcow2 COMMAND --help' tells what the options do.\n\n"
 	     "Supported formats: qcow2 raw");
@@ -91,9 +87,6 @@ static int run_verb(int argc, char **argv)
 		status = cli_error("out of memory");
 	} else if (v == NVERBS) {
 		status = cli_usage(NULL, "Command not found: %s", argv[0]);
-	} else if (!verb) {
-		status =
-			cli_error("%s: not supported yet by libqcow2 %s", argv[0], qcow2_version());
 	} else {
 		words[0] = argv[0];
 		for (; verbs[v].before[nbefore]; nbefore++)
