@@ -111,8 +111,11 @@ static bool has_memory_locked(struct meta_cache *c, struct cache_set *set)
 	return set->slices;
 }
 
-/* Takes a way that nobody pins, with FILLING and one pin: a second chance clock. */
-static bool claim_way_locked(struct meta_cache *c, struct cache_set *set, unsigned *way)
+/*
+ * Takes a way that nobody pins, with FILLING and one pin: a second chance clock. keep: what was
+ * there may stay known. Not for who goes through the disk in order: most of that isn't seen again.
+ */
+static bool claim_way_locked(struct meta_cache *c, struct cache_set *set, bool keep, unsigned *way)
 {
 	for (unsigned tries = 0; has_memory_locked(c, set) && tries < 2 * c->ways; tries++) {
 		unsigned w = set->hand;
@@ -122,7 +125,7 @@ static bool claim_way_locked(struct meta_cache *c, struct cache_set *set, unsign
 		if (atomic_load(&set->key[w]) != 0 && atomic_exchange(&set->used[w], 0))
 			continue;
 		if (atomic_compare_exchange_strong(&set->state[w], &idle, FILLING | 1)) {
-			if (c->straight && atomic_load(&set->key[w]) != 0)
+			if (keep && c->straight && atomic_load(&set->key[w]) != 0)
 				(void)meta_straight_keep(c->straight, atomic_load(&set->key[w]),
 							 meta_cache_slice_of(c, set, w));
 			*way = w;
@@ -289,7 +292,7 @@ static int pin_or_claim(struct meta_cache *c, struct cache_set *set, uint64_t ho
 	while (being_filled(c, set, host_off))
 		pthread_cond_wait(&c->filled, &c->lock);
 	*pinned = pin_ready(c, set, host_off, slice);
-	if (!*pinned && claim_way_locked(c, set, way))
+	if (!*pinned && claim_way_locked(c, set, true, way))
 		atomic_store(&set->key[*way], host_off);
 	else if (!*pinned)
 		ret = -EBUSY;
@@ -370,7 +373,7 @@ static unsigned claim_ahead(struct meta_cache *c, uint64_t host_off, unsigned n,
 			break;
 		}
 		if ((c->straight && meta_straight_has(c->straight, off)) ||
-		    !claim_way_locked(c, set, &w))
+		    !claim_way_locked(c, set, false, &w))
 			break;
 		atomic_store(&set->key[w], off);
 		hand_out(c, set, w, &slices[count]);
