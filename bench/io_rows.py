@@ -253,7 +253,8 @@ def plan(io_bench, folder, full):
                 what = "writes in place" if write else "reads"
                 rows.append(row(
                     f"{size >> 10} KiB {what}, direct, depth {depth}", disks.full, "-s", size, "-S",
-                    jumps(FULL) // PAGE // 16 * 16 * PAGE + size, "-c", 4000, "-d", depth,
+                    jumps(FULL) // PAGE // 16 * 16 * PAGE + size, "-c",
+                    4000 if depth == 1 else 16000, "-d", depth,
                     write=write, cache="none", queue=True, within=1.05))
     rows += [
         row("4 KiB reads of a compressed image", lambda side: disks.packed,
@@ -261,7 +262,7 @@ def plan(io_bench, folder, full):
         row("4 KiB reads of a compressed image of 16 MiB", lambda side: disks.packed_small,
             *random(16 * MIB, 20000, 1), write=False, limit=disks.base, target=10),
         row(f"4 KiB reads through {LAYERS} layers", lambda side: disks.top(),
-            *random(FULL, 100000, 1), write=False, limit=disks.base, fewer=50, target=100,
+            *random(FULL, 300000, 1), write=False, limit=disks.base, fewer=150, target=100,
             within=1.3),
         *[row(f"4 KiB reads over {size}, mapped, direct", lambda side, s=size: disks.mapped[s],
               "-s", PAGE, "-S", MAPPED_STEP, "-c", 200000, "-d", 1, write=False, cache="none",
