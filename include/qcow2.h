@@ -1035,7 +1035,8 @@ int qcow2_measure(struct qcow2_image *const *sources, size_t nsources,
 		  const struct qcow2_convert_options *options, struct qcow2_measure_result *result,
 		  struct qcow2_error *err);
 
-#define QCOW2_COMMIT_KEEP 1u /* the image isn't emptied */
+#define QCOW2_COMMIT_KEEP 1u  /* the image isn't emptied */
+#define QCOW2_COMMIT_CHECK 2u /* look for the base only: the image may be open for reading */
 
 struct qcow2_commit_options {
 	size_t struct_size;

@@ -36,7 +36,7 @@ static const struct cli_option amend_cli_options[] = {
 	 NULL},
 	{0, "force", CLI_FLAG, AT(force), NULL, "bitmaps may be lost: version 2 has none", NULL},
 	{0, "dry-run", CLI_FLAG, AT(dry_run), NULL, "only tell what would be done", NULL},
-	{'t', NULL, CLI_CHOICE, AT(cache), "CACHE", "cache mode of the image", tool_cache_modes},
+	{'t', "cache", CLI_CHOICE, AT(cache), "CACHE", "cache mode of the image", tool_cache_modes},
 	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "say nothing but errors", NULL},
 	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL,

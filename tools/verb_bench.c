@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "cli/diag.h"
+#include "cli/out.h"
 #include "cli/size.h"
 #include "image.h"
 #include "verb.h"
@@ -21,7 +22,7 @@ struct bench_args {
 	bool image_opts;
 	const char *format, *count_text, *depth_text, *pattern_text, *flush_text, *filename;
 	struct cli_size size, step, start;
-	int cache, aio;
+	int cache, aio, output;
 	bool write, native, no_drain, force_share, quiet;
 	/* of the texts */
 	uint64_t count, depth, pattern, flush_interval;
@@ -51,6 +52,7 @@ static const struct cli_option bench_options[] = {
 	 tool_cache_modes},
 	{'U', "force-share", CLI_FLAG, AT(force_share), NULL, "read even while others write", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "changes nothing", NULL},
+	{0, "output", CLI_CHOICE, AT(output), "text|json", "how to print the result", tool_outputs},
 	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL,
 	 "FILE is driver=FMT,file.filename=FILE,...", NULL},
 	CLI_END,
@@ -170,19 +172,16 @@ static void reap(struct bench *b)
 	}
 }
 
-static double seconds_since(const struct timespec *start)
+static uint64_t ns_since(const struct timespec *start)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)(now.tv_sec - start->tv_sec) + (double)(now.tv_nsec - start->tv_nsec) / 1e9;
+	return (uint64_t)((now.tv_sec - start->tv_sec) * 1000000000 + now.tv_nsec - start->tv_nsec);
 }
 
-static int run(struct bench *b)
+static void announce(const struct bench_args *args)
 {
-	const struct bench_args *args = b->args;
-	struct timespec start;
-
 	printf("Sending %" PRIu64 " %s requests, %" PRIu64 " bytes each, %" PRIu64
 	       " in parallel (starting at offset %" PRIu64 ", step size %" PRIu64 ")\n",
 	       args->count, args->write ? "write" : "read", args->size.value, args->depth,
@@ -190,6 +189,33 @@ static int run(struct bench *b)
 	if (args->flush_interval > 0)
 		printf("Sending flush every %" PRIu64 " requests\n", args->flush_interval);
 	fflush(stdout);
+}
+
+static void tell_json(const struct bench_args *args, uint64_t elapsed_ns)
+{
+	struct cli_out out;
+
+	cli_out_init(&out, stdout, true);
+	cli_out_open(&out, NULL, '{');
+	cli_out_string(&out, "operation", args->write ? "write" : "read");
+	cli_out_u64(&out, "requests", args->count);
+	cli_out_u64(&out, "bytes", args->size.value);
+	cli_out_u64(&out, "depth", args->depth);
+	cli_out_u64(&out, "offset", args->start.value);
+	cli_out_u64(&out, "step", args->step.value);
+	cli_out_u64(&out, "flush-interval", args->flush_interval);
+	cli_out_u64(&out, "elapsed-ns", elapsed_ns);
+	cli_out_close(&out);
+}
+
+static int run(struct bench *b)
+{
+	bool json = b->args->output == TOOL_OUTPUT_JSON;
+	struct timespec start;
+	uint64_t elapsed_ns;
+
+	if (!json)
+		announce(b->args);
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	for (fill(b); b->in_flight > 0; fill(b))
 		reap(b);
@@ -197,7 +223,11 @@ static int run(struct bench *b)
 	if (b->failed < 0)
 		return cli_error("Failed request: %s",
 				 strerror(b->failed == -EINVAL ? EIO : -b->failed));
-	printf("Run completed in %3.3f seconds.\n", seconds_since(&start));
+	elapsed_ns = ns_since(&start);
+	if (json)
+		tell_json(b->args, elapsed_ns);
+	else
+		printf("Run completed in %3.3f seconds.\n", (double)elapsed_ns / 1e9);
 	return EXIT_SUCCESS;
 }
 

@@ -19,7 +19,6 @@
 
 struct bitmap_args {
 	struct cli_steps steps;
-	struct cli_list objects;
 	struct cli_size granularity;
 	const char *format, *source, *source_format;
 	bool image_opts, dry_run;
@@ -43,7 +42,6 @@ static const struct cli_option bitmap_options[] = {
 	{'f', "format", CLI_STRING, AT(format), "FMT", "format of FILE (default: look)", NULL},
 	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL, "FILE is a list of driver options", NULL},
 	{0, "dry-run", CLI_FLAG, AT(dry_run), NULL, "only tell what would be lost", NULL},
-	{0, "object", CLI_LIST, AT(objects), "OBJECT", "accepted without effect", NULL},
 	CLI_END,
 };
 
@@ -259,6 +257,5 @@ int verb_bitmap(int argc, char **argv)
 			status = change(&args, argv[first], argv[first + 1]);
 	}
 	cli_steps_release(&args.steps);
-	cli_list_release(&args.objects);
 	return status;
 }

@@ -106,12 +106,15 @@ static int commit(struct qcow2_image *image, const struct commit_args *args)
 
 	if (!qcow2_backing(image))
 		return cli_error("Image does not have a backing file");
+	options.base = args->base;
+	options.flags = QCOW2_COMMIT_CHECK;
+	if (qcow2_commit(image, &options, NULL, &err) < 0)
+		return explain(args, &err);
 	if (tell_loss(image, args, tool_loss_mode(args->dry_run, args->quiet)) < 0)
 		return EXIT_FAILURE;
 	if (args->dry_run)
 		return EXIT_SUCCESS;
 	options.flags = args->keep || args->base ? QCOW2_COMMIT_KEEP : 0;
-	options.base = args->base;
 	options.rate_limit = args->rate.value;
 	options.progress.tick = cli_progress_tick;
 	options.progress.opaque = &progress;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "cli/diag.h"
+#include "cli/out.h"
 #include "cli/progress.h"
 #include "image.h"
 #include "verb.h"
@@ -17,7 +18,7 @@ struct compare_args {
 	bool image_opts;
 	const char *format[2];
 	bool strict, quiet, progress, force_share;
-	int cache;
+	int cache, output;
 };
 
 static const struct cli_option compare_options[] = {
@@ -35,6 +36,8 @@ static const struct cli_option compare_options[] = {
 	 "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, offsetof(struct compare_args, quiet), NULL,
 	 "say nothing but errors", NULL},
+	{0, "output", CLI_CHOICE, offsetof(struct compare_args, output), "text|json",
+	 "how to print the verdict", tool_outputs},
 	{0, "image-opts", CLI_FLAG, offsetof(struct compare_args, image_opts), NULL,
 	 "FILE is driver=FMT,file.filename=FILE,...", NULL},
 	CLI_END,
@@ -83,6 +86,31 @@ static int tell(const struct qcow2_compare_result *result, uint64_t shorter, boo
 	return EXIT_DIFFERENT;
 }
 
+/* The same as an object; the offset is that of the byte. */
+static int tell_json(const struct qcow2_compare_result *result, bool quiet)
+{
+	static const char *const differences[] = {
+		[QCOW2_COMPARE_CONTENT] = "content",
+		[QCOW2_COMPARE_SIZE] = "size",
+		[QCOW2_COMPARE_ALLOCATION] = "allocation",
+	};
+	bool same = result->verdict == QCOW2_COMPARE_SAME;
+	struct cli_out out;
+
+	if (quiet)
+		return same ? EXIT_SUCCESS : EXIT_DIFFERENT;
+	cli_out_init(&out, stdout, true);
+	cli_out_open(&out, NULL, '{');
+	cli_out_bool(&out, "identical", same);
+	cli_out_bool(&out, "sizes-differ", result->sizes_differ);
+	if (!same)
+		cli_out_string(&out, "difference", differences[result->verdict]);
+	if (!same && result->verdict != QCOW2_COMPARE_SIZE)
+		cli_out_u64(&out, "offset", result->guest_off);
+	cli_out_close(&out);
+	return same ? EXIT_SUCCESS : EXIT_DIFFERENT;
+}
+
 static int compare(struct qcow2_image *const *images, const struct compare_args *args)
 {
 	struct qcow2_compare_result result = {0};
@@ -90,14 +118,18 @@ static int compare(struct qcow2_image *const *images, const struct compare_args 
 	struct qcow2_progress progress = {.tick = cli_progress_tick, .opaque = &shown};
 	uint64_t size[2] = {qcow2_size(images[0]), qcow2_size(images[1])};
 	struct qcow2_error err = {0};
+	bool json = args->output == TOOL_OUTPUT_JSON;
 	int rc, status = EXIT_TROUBLE;
 
-	cli_progress_begin(&shown, args->progress, args->quiet);
+	/* percents would stand before the object */
+	cli_progress_begin(&shown, args->progress && !json, args->quiet);
 	rc = qcow2_compare(images[0], images[1], args->strict ? QCOW2_COMPARE_STRICT : 0, &progress,
 			   &result, &err);
 	cli_progress_clear(&shown);
 	if (rc < 0)
 		tool_explain(&err, NULL);
+	else if (json)
+		status = tell_json(&result, args->quiet);
 	else
 		status = tell(&result, size[0] < size[1] ? size[0] : size[1], args->quiet);
 	cli_progress_end(&shown, rc == 0 && status == EXIT_SUCCESS);

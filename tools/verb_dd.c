@@ -15,7 +15,7 @@
 
 struct dd_args {
 	const char *format, *target_format;
-	bool force_share, force, image_opts;
+	bool force_share, force, image_opts, progress, quiet;
 	/* of the operands */
 	const char *input, *output;
 	uint64_t block, count, skip;
@@ -30,6 +30,8 @@ static const struct cli_option dd_options[] = {
 	 "format of the output, qcow2 or raw (the default)", NULL},
 	{'U', "force-share", CLI_FLAG, AT(force_share), NULL, "read even while others write", NULL},
 	{0, "force", CLI_FLAG, AT(force), NULL, "replace an output that isn't empty", NULL},
+	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
+	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "say nothing but errors", NULL},
 	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL,
 	 "INPUT is driver=FMT,file.filename=FILE,...", NULL},
 	CLI_END,
@@ -122,7 +124,7 @@ static int copy(struct qcow2_image *input, const struct dd_args *args)
 	options.progress.tick = cli_progress_tick;
 	options.progress.opaque = &progress;
 	cli_interrupt_catch();
-	cli_progress_begin(&progress, false, false);
+	cli_progress_begin(&progress, args->progress, args->quiet);
 	rc = qcow2_convert(&input, 1, args->output, &options, NULL, &err);
 	cli_progress_end(&progress, rc == 0);
 	if (rc == -ECANCELED)

@@ -27,7 +27,7 @@ static const struct cli_option measure_options[] = {
 	{'f', "format", CLI_STRING, AT(format), "FMT", "format of the source (default: look)",
 	 NULL},
 	{'O', "target-format", CLI_STRING, AT(target_format), "FMT",
-	 "format of the new image, qcow2 or raw (the default)", NULL},
+	 "format of the image, qcow2 or raw (the default)", NULL},
 	{'o', "options", CLI_LIST, AT(options), "LIST",
 	 "NAME=VALUE,... of the new image: see '-o help'", NULL},
 	{'B', "backing", CLI_STRING, AT(backing), "FILE", "of the top layer only, on this file",

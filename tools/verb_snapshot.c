@@ -27,13 +27,13 @@ struct snapshot_args {
 };
 
 static const struct cli_option snapshot_options[] = {
-	{'c', NULL, CLI_LIST, offsetof(struct snapshot_args, create), "NAME",
+	{'c', "create", CLI_LIST, offsetof(struct snapshot_args, create), "NAME",
 	 "take one; also: create NAME FILE", NULL},
-	{'a', NULL, CLI_LIST, offsetof(struct snapshot_args, apply), "ID|NAME",
+	{'a', "apply", CLI_LIST, offsetof(struct snapshot_args, apply), "ID|NAME",
 	 "go back to it; also: apply ID|NAME FILE", NULL},
-	{'d', NULL, CLI_LIST, offsetof(struct snapshot_args, remove), "NAME",
+	{'d', "delete", CLI_LIST, offsetof(struct snapshot_args, remove), "NAME",
 	 "delete it; also: delete NAME FILE", NULL},
-	{'l', NULL, CLI_FLAG, offsetof(struct snapshot_args, list), NULL,
+	{'l', "list", CLI_FLAG, offsetof(struct snapshot_args, list), NULL,
 	 "list them (the default); also: list FILE", NULL},
 	{0, "output", CLI_CHOICE, offsetof(struct snapshot_args, output), "text|json",
 	 "how to print the list", tool_outputs},

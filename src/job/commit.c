@@ -15,7 +15,7 @@
 #include "image/options.h"
 #include "job/copy.h"
 
-#define FLAGS_KNOWN QCOW2_COMMIT_KEEP
+#define FLAGS_KNOWN (QCOW2_COMMIT_KEEP | QCOW2_COMMIT_CHECK)
 
 /* ---- which layer ---- */
 
@@ -132,7 +132,7 @@ static int commit(struct job_copy *c, struct qcow2_image *top, unsigned depth,
 static int check(const struct qcow2_image *top, const struct qcow2_commit_options *o,
 		 struct qcow2_error *err)
 {
-	int ret = image_check_writable(top, err);
+	int ret = o->flags & QCOW2_COMMIT_CHECK ? 0 : image_check_writable(top, err);
 
 	if (ret == 0 && o->flags & ~FLAGS_KNOWN)
 		ret = error_set(err, -EINVAL, "unknown commit flags 0x%x", o->flags & ~FLAGS_KNOWN);
@@ -153,6 +153,11 @@ int qcow2_commit(struct qcow2_image *image, const struct qcow2_commit_options *o
 		ret = check(image, &o, err);
 	if (ret == 0)
 		ret = find_base(image, o.base, &depth, err);
+	if (ret == 0 && o.flags & QCOW2_COMMIT_CHECK) {
+		if (result)
+			*result = (struct qcow2_commit_result){0};
+		return 0;
+	}
 	if (ret == 0)
 		ret = image_reopen_for_writing(image, depth, err);
 	if (ret < 0)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """qcow2 bench does what it says; tests/dropin compares what it prints."""
+import json
 import os
 import sys
 
@@ -28,6 +29,15 @@ def test_what_was_asked_for_is_written(disk):
     zoo.io(disk, "disk", *(f"read -P 8 {64 + 1024 * i}k 4k" for i in range(3)), "read -P 7 0 64k",
            "read -P 7 68k 512k")
     is_clean("disk", cwd=disk)
+
+
+def test_the_result_as_an_object(disk):
+    result = tool("bench", "--output=json", "-w", "-c", "20", "-d", "4", "-s", "8k", "-o", "64k",
+                  "--flush-interval", "5", "disk", cwd=disk).succeeded()
+    told = json.loads(result.out)
+    assert told.pop("elapsed-ns") > 0
+    assert told == {"operation": "write", "requests": 20, "bytes": 8192, "depth": 4,
+                    "offset": 65536, "step": 8192, "flush-interval": 5}
 
 
 def test_what_is_refused(disk):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """qcow2 compare: lines and exit codes of the real program."""
 import itertools
+import json
 import os
 import re
 import sys
@@ -52,6 +53,21 @@ def test_strict_mode_tells_the_first_byte_whose_allocation_differs(images, work)
     for a, b, where in (("nothing", "data", 65536), ("zeros", "nothing", 131072)):
         result = tool("compare", "-s", a, b, cwd=work).succeeded(1)
         assert result.out == f"Strict mode: Offset {where} block status mismatch!\n"
+
+
+@pytest.mark.parametrize("words,code,verdict", [
+    (["data", "data"], 0, {"identical": True, "sizes-differ": False}),
+    (["data", "longer"], 0, {"identical": True, "sizes-differ": True}),
+    (["data", "byte"], 1, {"identical": False, "sizes-differ": False, "difference": "content",
+                           "offset": 65537}),
+    (["-s", "data", "longer"], 1, {"identical": False, "sizes-differ": True,
+                                   "difference": "size"}),
+    (["-s", "-p", "zeros", "nothing"], 1, {"identical": False, "sizes-differ": False,
+                                           "difference": "allocation", "offset": 131072})])
+def test_the_verdict_as_an_object(words, code, verdict, images, work):
+    result = tool("compare", "--output=json", *words, cwd=work).succeeded(code)
+    assert json.loads(result.out) == verdict and result.err == ""
+    assert tool("compare", "-q", "--output=json", *words, cwd=work).succeeded(code).out == ""
 
 
 @pytest.mark.parametrize("words", [[], ["-s"], ["-q"], ["-U", "-s", "-q"]])

@@ -78,6 +78,12 @@ def test_what_is_there_is_kept_unless_forced(disk):
     assert not (disk / "y").exists()
 
 
+def test_progress_and_quiet(disk):
+    result = tool("dd", "-p", "if=disk", "of=x", cwd=disk).succeeded()
+    assert result.out.endswith("(100.00/100%)\n"), result.describe()
+    assert tool("dd", "-p", "-q", "if=disk", "of=y", cwd=disk).succeeded().out == ""
+
+
 def test_interrupted_it_leaves_nothing(work):
     Path(work, "big").write_bytes(os.urandom(1 << 20) * 200)
     with subprocess.Popen([TOOL, "dd", "-f", "raw", "-O", "qcow2", "bs=1M", "skip=1", "if=big",

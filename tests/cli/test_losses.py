@@ -122,5 +122,7 @@ def test_a_dry_run_finds_what_is_wrong(images):
     tool("snapshot", "--dry-run", "-d", "gone", "a", cwd=images).refused("snapshot not found")
     tool("snapshot", "--dry-run", "-a", "gone", "a", cwd=images).refused("No such file")
     tool("bitmap", "--dry-run", "--remove", "b", "gone", cwd=images).refused("'gone' not found")
+    result = tool("commit", "--dry-run", "-b", "gone", "top", cwd=images)
+    result.refused("Did not find 'gone' in the backing chain of 'top'")
     assert "goes with -u" in tool("rebase", "--dry-run", "-b", "c", "top", cwd=images).err
     assert "-a and -d" in tool("snapshot", "--dry-run", "-l", "a", cwd=images).err

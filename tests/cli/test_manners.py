@@ -31,7 +31,9 @@ def helps():
     (["info", "--output=json", "--frob", "gone"], 1),
     (["info", "--frob", "--output=json", "gone"], 1), (["check", "--output=json", "gone"], 1),
     (["map", "--output=json", "gone"], 1), (["dump", "--output=json", "gone"], 1),
-    (["info", "--output=json"], 1)])
+    (["compare", "--output=json", "gone", "gone"], 2),
+    (["bench", "--output=json", "gone"], 1), (["measure", "--output=json", "gone"], 1),
+    (["snapshot", "--output=json", "gone"], 1), (["info", "--output=json"], 1)])
 def test_with_json_errors_are_objects(words, code, work):
     result = tool(*words, cwd=work).succeeded(code)
     assert result.out == ""
@@ -70,12 +72,12 @@ def test_every_verb_that_shows_progress_shows_it_to_programs():
             assert f"--progress: '{wrong}' is not json" in result.err, result.describe()
 
 
-@pytest.mark.parametrize("verb", ["convert", "compare", "check"])
+@pytest.mark.parametrize("verb", ["convert", "compare", "check", "dd"])
 def test_progress_is_an_object_a_line(verb, work):
     name = zoo.fresh(work)
     zoo.io(work, name, "write -P 1 0 16M")
     words = {"convert": ["-O", "qcow2", name, "out"], "compare": [name, name],
-             "check": [name]}[verb]
+             "check": [name], "dd": ["bs=1M", f"if={name}", "of=out"]}[verb]
     result = tool(verb, "-q", "--progress=json", *words, cwd=work).succeeded()
     lines = objects(result.err)
     assert all(set(o) - {"state"} == {"done", "total", "percent", "seconds"} for o in lines)

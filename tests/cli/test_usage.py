@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Verbs, options and help: what is typed wrong is told in a way that helps."""
+import json
 import os
 import re
 import sys
@@ -59,6 +60,38 @@ def test_the_help_of_a_verb_has_every_option(verb):
     for _, letter, _, name in options:
         assert not letter or f"-{letter}" in shown, (letter, help_text)
         assert not name or f"--{name}" in shown, (name, help_text)
+
+
+def options_of_all():
+    return [(command["name"], option)
+            for command in json.loads(tool("--dump-options").succeeded().out)
+            for option in command["options"]]
+
+
+def test_every_option_has_a_long_form():
+    short = {(verb, o["letter"]) for verb, o in options_of_all() if "name" not in o}
+    assert short == {("convert", "b"), ("measure", "b")}  # the same as --backing
+
+
+def test_a_long_option_has_the_same_letter_and_argument_everywhere():
+    letters, arguments = {}, {}
+    for verb, o in options_of_all():
+        letters.setdefault(o["name"] if "name" in o else "backing", set()).add(o.get("letter"))
+        arguments.setdefault(o.get("name"), set()).add(o.get("arg"))
+    # qemu-img has -t for what is written and -T for what is read; --snapshot is qemu-io's own
+    known = {"cache": {"t", "T"}, "snapshot": {"l", "s"}, "backing": {"b", "B"}}
+    assert {n: found for n, found in letters.items() if len(found) > 1} == known
+    assert {n for n, found in arguments.items() if len(found) > 1} <= {"discard", "aio", "snapshot"}
+
+
+def test_the_options_that_verbs_share():
+    listed = {verb: set() for verb, _ in options_of_all()}
+    for verb, o in options_of_all():
+        listed[verb].add(o.get("name"))
+    moving = {"amend", "check", "commit", "compare", "convert", "dd", "rebase"}
+    assert {v for v, names in listed.items() if {"progress", "quiet"} <= names} >= moving
+    telling = {"bench", "check", "compare", "dump", "info", "map", "measure", "snapshot"}
+    assert {v for v, names in listed.items() if "output" in names} >= telling
 
 
 def test_the_version():

@@ -63,7 +63,7 @@ static void print_help(void)
 	     "Command syntax:");
 	for (i = 0; i < NVERBS; i++)
 		cli_print_syntax(verb_find(verbs[i].name)->command);
-	puts("\nEvery command also takes [--object objectdef].\n"
+	puts("\nEvery command but bench also takes [--object objectdef].\n"
 	     "'qcow2 COMMAND --help' tells what the options do.\n\n"
 	     "Supported formats: qcow2 raw");
 }
@@ -93,7 +93,8 @@ static int run_verb(int argc, char **argv)
 			words[1 + nbefore] = verbs[v].before[nbefore];
 		memcpy(words + 1 + nbefore, argv + 1, (size_t)(argc - 1) * sizeof(*words));
 		argc += (int)nbefore;
-		status = names_take_objects(words, &argc);
+		/* bench alone has no --object */
+		status = verb->command == &bench_command ? 0 : names_take_objects(words, &argc);
 		words[argc] = NULL;
 		if (status == 0)
 			status = verb->run(argc, words);
@@ -135,8 +136,10 @@ int face_qemu_img(int argc, char **argv)
 				return status;
 		}
 	}
-	if (optind >= argc)
+	if (argc < 2)
 		return cli_usage(NULL, "Not enough arguments");
+	if (optind >= argc) /* options alone: nothing was asked for */
+		return EXIT_SUCCESS;
 	if (compat_trace_begin(trace) != 0)
 		return EXIT_FAILURE;
 	return run_verb(argc - optind, argv + optind);
