@@ -281,31 +281,46 @@ static int no_room_is_needed(void *opaque, struct qcow2_error *err)
 	return 0;
 }
 
+/* The slice has other words from now on, and waits to be written. */
+static void change(struct meta_cache *c, uint64_t off)
+{
+	struct meta_slice s;
+	uint8_t *bytes;
+
+	assert_int_equal(meta_cache_get_way(c, off, &s, NULL), 0);
+	meta_cache_lock(c);
+	bytes = meta_cache_change_locked(c, &s);
+	for (unsigned i = 0; i < SLICE; i += 8)
+		store_be64_release(bytes + i, off + i + OTHER);
+	meta_cache_changed_locked(c, &s);
+	meta_cache_unlock(c);
+	meta_cache_put(c, &s);
+}
+
+/* The only one that was changed. */
+static void write_change(struct pattern *p, uint64_t off)
+{
+	struct meta_dirty_list dirty;
+
+	assert_int_equal(meta_cache_take_dirty(p->cache, &dirty, NULL), 0);
+	assert_int_equal(dirty.count, 1);
+	p->other = off;
+	meta_cache_put_dirty(p->cache, &dirty, true);
+}
+
 static void what_changed_is_known_as_it_is_now(void **state)
 {
 	struct pattern p = {0};
 	struct meta_cache *c = cache_on(&p, 64 * SLICE);
-	struct meta_dirty_list dirty;
-	struct meta_slice s;
-	uint8_t *bytes;
 
 	(void)state;
 	meta_cache_keep_straight(c, STEP, false);
 	meta_cache_allow_changes(c, no_room_is_needed, NULL);
+	p.cache = c;
 	expect_slices(c, 1, 200); /* the first ones are kept straight now */
-	assert_int_equal(meta_cache_get_way(c, SLICE, &s, NULL), 0);
-	meta_cache_lock(c);
-	bytes = meta_cache_change_locked(c, &s);
-	for (unsigned i = 0; i < SLICE; i += 8)
-		store_be64_release(bytes + i, SLICE + i + OTHER);
-	meta_cache_changed_locked(c, &s);
-	meta_cache_unlock(c);
-	meta_cache_put(c, &s);
+	change(c, SLICE);
 	expect_words(c, SLICE, SLICE + OTHER);
-	assert_int_equal(meta_cache_take_dirty(c, &dirty, NULL), 0);
-	assert_int_equal(dirty.count, 1);
-	p.other = SLICE;
-	meta_cache_put_dirty(c, &dirty, true);
+	write_change(&p, SLICE);
 	expect_slices(c, 2, 200);
 	expect_words(c, SLICE, SLICE + OTHER);
 	p.other = 0;
@@ -349,6 +364,23 @@ static void where_reads_cost_much_the_table_around_comes_too(void **state)
 	}
 }
 
+static void nothing_comes_from_beyond_the_table(void **state)
+{
+	static const struct meta_ahead small = {.wanted = 1, .left = 3, .before = 1};
+	struct pattern p = {0};
+	struct meta_cache *c = cache_on(&p, 1024 * SLICE);
+
+	(void)state;
+	meta_cache_keep_straight(c, STEP, true);
+	expect_ahead(c, 21 * SLICE, &small);
+	expect_slices(c, 20, 24);
+	assert_int_equal(p.reads, 1);
+	expect_slice(c, 19 * SLICE);
+	expect_slice(c, 24 * SLICE);
+	assert_int_equal(p.reads, 3);
+	meta_cache_free(c);
+}
+
 static void change_a_neighbour(struct pattern *p)
 {
 	p->other = 17 * SLICE;
@@ -362,6 +394,27 @@ static void what_changes_while_it_is_read_around_isnt_kept(void **state)
 	(void)state;
 	p.cache = cache_on(&p, 1024 * SLICE);
 	meta_cache_keep_straight(p.cache, STEP, true);
+	expect_ahead(p.cache, 20 * SLICE, &in_the_middle);
+	expect_words(p.cache, 17 * SLICE, 17 * SLICE + OTHER);
+	meta_cache_free(p.cache);
+}
+
+static void write_a_neighbour_and_push_it_out(struct pattern *p)
+{
+	write_change(p, 17 * SLICE);
+	expect_slices(p->cache, 1000, 1200);
+}
+
+static void what_is_written_while_it_is_read_around_isnt_kept_as_it_was(void **state)
+{
+	struct pattern p = {0};
+
+	(void)state;
+	p.cache = cache_on(&p, 64 * SLICE);
+	meta_cache_keep_straight(p.cache, STEP, true);
+	meta_cache_allow_changes(p.cache, no_room_is_needed, NULL);
+	change(p.cache, 17 * SLICE);
+	p.meanwhile = write_a_neighbour_and_push_it_out;
 	expect_ahead(p.cache, 20 * SLICE, &in_the_middle);
 	expect_words(p.cache, 17 * SLICE, 17 * SLICE + OTHER);
 	meta_cache_free(p.cache);
@@ -394,7 +447,9 @@ int main(void)
 		cmocka_unit_test(other_slices_are_read_again),
 		cmocka_unit_test(what_changed_is_known_as_it_is_now),
 		cmocka_unit_test(where_reads_cost_much_the_table_around_comes_too),
+		cmocka_unit_test(nothing_comes_from_beyond_the_table),
 		cmocka_unit_test(what_changes_while_it_is_read_around_isnt_kept),
+		cmocka_unit_test(what_is_written_while_it_is_read_around_isnt_kept_as_it_was),
 		cmocka_unit_test(threads_see_their_slices_whether_kept_straight_or_read),
 	};
 
