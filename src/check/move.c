@@ -7,8 +7,9 @@
  * one owner's, and the other's copy is judged on its own.
  *
  * Copies go where nothing is (behind the end of the file, if damage may hide references), are
- * counted, and durable with their counts, before anything points to them. One kind of structure
- * moves at a time; afterwards the image is examined anew.
+ * counted, and durable with their counts, before anything points to them. Data and L2 tables move
+ * together, since what is changed for the one may be the other's bytes; L1 tables when nothing else
+ * has to move any more. After each the image is examined anew.
  *
  * Nothing moves where the file would be made longer than one from which something is missing, for
  * good; and none goes to where a thing is missing, or where its count can't be stored.
@@ -203,18 +204,6 @@ static int go_over_data(struct check_run *run, struct move *m, struct qcow2_erro
 	return ret;
 }
 
-/* Before the tables change in which the data are. */
-static int move_data(struct check_run *run, struct move *m, struct qcow2_error *err)
-{
-	int ret = go_over_data(run, m, err);
-
-	if (ret != 0 || !m->any)
-		return ret;
-	ret = settle_copies(run, m, err);
-	m->switching = true;
-	return ret == 0 ? go_over_data(run, m, err) : ret;
-}
-
 /* ---- L2 tables ----------------------------------------------------------------------------- */
 
 static int switch_l1_entry(struct check_run *run, void *opaque, uint64_t entry_off, uint64_t *raw,
@@ -261,7 +250,7 @@ static int move_data_of(struct check_run *run, struct move *m, const struct run_
 	return ret;
 }
 
-static int move_l2_tables(struct check_run *run, struct move *m, struct qcow2_error *err)
+static int copy_l2_tables(struct check_run *run, struct move *m, struct qcow2_error *err)
 {
 	uint32_t bits = run->g.cluster_bits;
 	uint64_t to;
@@ -277,19 +266,36 @@ static int move_l2_tables(struct check_run *run, struct move *m, struct qcow2_er
 		if (ret == 0)
 			ret = move_data_of(run, m, l2, to, err);
 	}
-	if (ret != 0 || !m->any)
-		return ret;
-	ret = settle_copies(run, m, err);
+	return ret;
+}
+
+static int switch_l2_tables(struct check_run *run, struct move *m, struct qcow2_error *err)
+{
+	uint64_t l1_len = (uint64_t)run->header.l1_entries * LAYOUT_L1_ENTRY_LEN;
+	int ret;
+
 	run->moving = &m->to;
-	if (ret == 0)
-		ret = switch_l1_tables(run, run->header.l1_off,
-				       run->header.l1_off + (uint64_t)run->header.l1_entries *
-								    LAYOUT_L1_ENTRY_LEN,
-				       1, err);
+	ret = switch_l1_tables(run, run->header.l1_off, run->header.l1_off + l1_len, 1, err);
 	if (ret == 0)
 		ret = check_ranges_sweep(run, &run->inactive_l1, switch_l1_tables, err);
 	run->moving = NULL;
 	return ret;
+}
+
+/* Any table may be somebody's data too: all is copied before the first of them changes. */
+static int move_data_and_l2(struct check_run *run, struct move *m, struct qcow2_error *err)
+{
+	int ret = go_over_data(run, m, err);
+
+	if (ret == 0)
+		ret = copy_l2_tables(run, m, err);
+	if (ret != 0 || !m->any)
+		return ret;
+	ret = settle_copies(run, m, err);
+	m->switching = true;
+	if (ret == 0)
+		ret = go_over_data(run, m, err);
+	return ret == 0 ? switch_l2_tables(run, m, err) : ret;
 }
 
 /* ---- L1 tables ----------------------------------------------------------------------------- */
@@ -398,8 +404,8 @@ static int move_l1_tables(struct check_run *run, struct move *m, struct qcow2_er
 
 int check_move(struct check_run *run, bool *done, struct qcow2_error *err)
 {
-	static int (*const steps[])(struct check_run *, struct move *, struct qcow2_error *) = {
-		move_data, move_l2_tables, move_l1_tables};
+	static int (*const steps[])(struct check_run *, struct move *,
+				    struct qcow2_error *) = {move_data_and_l2, move_l1_tables};
 	struct move m = {.budget = L1_BYTES_MAX >> run->g.cluster_bits};
 	uint64_t from = 1;
 	int ret = 0;

@@ -166,6 +166,13 @@ def run_case(work, rng, seed, tally):
         tally["back"] += bool(differ)
 
 
+@pytest.mark.parametrize("case", ["3666343118:8:5"])
+def test_cases_that_once_went_wrong(case, work):
+    tally = dict.fromkeys(["cases", "clean by ours", "clean by theirs", "compared", "back"], 0)
+    run_case(work, random.Random(case), case, tally)
+    assert tally["clean by ours"] == tally["compared"] == 1
+
+
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_both_repair_and_neither_complains(group, work, rng):
     tally = dict.fromkeys(["cases", "clean by ours", "clean by theirs", "compared", "back"], 0)
