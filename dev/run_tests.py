@@ -28,7 +28,7 @@ ASAN = ROOT / "build-asan"
 CLANG = ROOT / "build-clang"
 TSAN = ROOT / "build-tsan"
 RELEASE = ROOT / "build-release"
-BUDGET = 20 * 60
+BUDGET = 15 * 60
 JOBS = os.cpu_count() or 1
 TOOLS = ["meson", "ninja", "gcc", "g++", "clang", "clang-format", "qemu-img", "qemu-io",
          "qemu-nbd", "7z", "zstd", "mkfs.ext4", "e2fsck", "nm", "pkg-config", "shellcheck"]
