@@ -3,6 +3,7 @@
  * Counts saturate at UINT64_MAX; with what an image can hold they don't get there. What is not
  * done here: deciding which clusters exist, and tables, which are runs (counts.c).
  */
+/* long: forms, places and the changes between them are one thing, and in the path of every entry */
 #include "check/chunks.h"
 
 #include <assert.h>
@@ -311,10 +312,14 @@ static int widen(struct chunks *c, struct chunk *chunk)
 /* The slot of the chunk, or the free one where it belongs. */
 static uint64_t slot_of(const struct chunks *c, uint64_t key)
 {
-	uint64_t i = hash(c, key) & (c->nslots - 1);
+	uint64_t i = hash(c, key) & (c->nslots - 1), home = i;
 
-	while (c->slots[i] != 0 && c->v[c->slots[i] - 1].key != key)
-		i = (i + 1) & (c->nslots - 1);
+	/* in another line at the same place: whole lines are full, and next to each other */
+	while (c->slots[i] != 0 && c->v[c->slots[i] - 1].key != key) {
+		i = (i + (1u << LINE_BITS)) & (c->nslots - 1);
+		if (i == home)
+			home = i = (i + 1) & (c->nslots - 1);
+	}
 	return i;
 }
 
@@ -435,6 +440,31 @@ static bool add_evenly(struct chunks *c, struct chunk *chunk, unsigned pos, unsi
 	return true;
 }
 
+/* References to one cluster, in the form that the chunk has: most of a fragmented image is that. */
+static bool add_in_place(const struct chunks *c, const struct chunk *chunk, unsigned pos,
+			 uint64_t n, unsigned claim)
+{
+	enum chunk_form form = form_of(chunk);
+	uint32_t order, mask, shift;
+	struct counts_state s;
+	uint8_t *p, code;
+
+	if (form == CHUNK_FEW || form == CHUNK_EVEN)
+		return false;
+	order = form_order[form];
+	mask = (1u << (1u << order)) - 1;
+	shift = (pos & ((8u >> order) - 1)) << order;
+	p = bytes_of(c, chunk) + (pos >> (3 - order));
+	s = decode(form, (uint8_t)(*p >> shift & mask));
+	if (form == CHUNK_EIGHT && s.count == EIGHT_OVERFLOW)
+		return false;
+	add_to(&s, n, claim);
+	if (!encode(form, s, &code))
+		return false;
+	*p = (uint8_t)((*p & ~(mask << shift)) | (uint32_t)code << shift);
+	return true;
+}
+
 static int add_in_chunk(struct chunks *c, uint64_t key, unsigned pos, unsigned len, uint64_t n,
 			unsigned claim)
 {
@@ -443,6 +473,8 @@ static int add_in_chunk(struct chunks *c, uint64_t key, unsigned pos, unsigned l
 						     : CHUNK_FEW;
 	int ret = want_chunk(c, key, form);
 
+	if (ret == 0 && len == 1 && add_in_place(c, c->last, pos, n, claim))
+		return 0;
 	if (ret == 0 && len > FEW && form_of(c->last) == CHUNK_FEW)
 		ret = widen(c, c->last);
 	if (ret < 0 || (len > 1 && add_evenly(c, c->last, pos, len, n, claim)))
