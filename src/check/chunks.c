@@ -3,7 +3,6 @@
  * Counts saturate at UINT64_MAX; with what an image can hold they don't get there. What is not
  * done here: deciding which clusters exist, and tables, which are runs (counts.c).
  */
-/* long: forms, places and the changes between them are one thing, and in the path of every entry */
 #include "check/chunks.h"
 
 #include <assert.h>
@@ -14,15 +13,12 @@
 #include "base/alloc.h"
 #include "base/bytes.h"
 #include "base/num.h"
-#include "base/seed.h"
 #include "base/zero.h"
 #include "format/refbits.h"
 
-#define SLOTS_MIN 64u
 #define PIECE_UNITS 64u
 #define FORM_BITS 3
-#define LINE_BITS 4 /* log2 of the slots in a line */
-#define FEW 8u	    /* entries of two bytes: place 9 bits, claims 2, count 5 */
+#define FEW 8u /* entries of two bytes: place 9 bits, claims 2, count 5 */
 #define FEW_OVERFLOW 31u
 #define FOUR_COUNT_MAX 13u
 #define EIGHT_OVERFLOW 63u
@@ -36,15 +32,6 @@ static const uint32_t unit_len[] = {
 
 /* log2 of the bits a cluster */
 static const uint32_t form_order[] = {[CHUNK_TWO] = 1, [CHUNK_FOUR] = 2, [CHUNK_EIGHT] = 3};
-
-/* Neighbours stay neighbours, in one line of the processor's cache: mostly they are asked for in
- * a row. */
-static uint64_t hash(const struct chunks *c, uint64_t key)
-{
-	uint64_t line = seed_hash(c->seed, key >> LINE_BITS);
-
-	return line << LINE_BITS | ((key ^ line >> 60) & ((1u << LINE_BITS) - 1));
-}
 
 /* ---- units --------------------------------------------------------------------------------- */
 
@@ -115,7 +102,7 @@ void chunks_release(struct chunks *c)
 		mem_free(p->pieces);
 	}
 	mem_free(c->v);
-	mem_free(c->slots);
+	chunk_index_release(&c->index);
 	longs_release(&c->overflow);
 	*c = (struct chunks){0};
 }
@@ -309,23 +296,9 @@ static int widen(struct chunks *c, struct chunk *chunk)
 
 /* ---- finding ------------------------------------------------------------------------------- */
 
-/* The slot of the chunk, or the free one where it belongs. */
-static uint64_t slot_of(const struct chunks *c, uint64_t key)
-{
-	uint64_t i = hash(c, key) & (c->nslots - 1), home = i;
-
-	/* in another line at the same place: whole lines are full, and next to each other */
-	while (c->slots[i] != 0 && c->v[c->slots[i] - 1].key != key) {
-		i = (i + (1u << LINE_BITS)) & (c->nslots - 1);
-		if (i == home)
-			home = i = (i + 1) & (c->nslots - 1);
-	}
-	return i;
-}
-
 static struct chunk *find_chunk(const struct chunks *c, uint64_t key)
 {
-	uint32_t n = c->nslots > 0 ? c->slots[slot_of(c, key)] : 0;
+	uint32_t n = chunk_index_find(&c->index, c->v, key);
 
 	return n > 0 ? &c->v[n - 1] : NULL;
 }
@@ -335,14 +308,7 @@ const struct chunk *chunks_find(const struct chunks *c, uint64_t key)
 	return find_chunk(c, key);
 }
 
-static void fill_slots(struct chunks *c)
-{
-	memset(c->slots, 0, (size_t)c->nslots * sizeof(*c->slots));
-	for (uint32_t i = 0; i < c->n; i++)
-		c->slots[slot_of(c, c->v[i].key)] = i + 1;
-}
-
-static int make_room(struct chunks *c)
+static int make_room(struct chunks *c, uint64_t key)
 {
 	if (c->n == c->cap) {
 		uint64_t cap = max_u64(64, c->cap + c->cap / 2);
@@ -354,19 +320,7 @@ static int make_room(struct chunks *c)
 		c->cap = (uint32_t)cap;
 		c->last = NULL;
 	}
-	if (c->n >= c->nslots / 4 * 3) {
-		uint64_t nslots = max_u64(SLOTS_MIN, c->nslots * 2);
-		uint32_t *slots = mem_realloc(c->slots, nslots, sizeof(*slots));
-
-		if (!slots)
-			return -ENOMEM;
-		if (c->nslots == 0)
-			c->seed = seed_random();
-		c->slots = slots;
-		c->nslots = nslots;
-		fill_slots(c);
-	}
-	return 0;
+	return chunk_index_make_room(&c->index, c->v, key);
 }
 
 /* Makes the chunk with that key the last one. form: of a new one, that is yet empty. */
@@ -379,13 +333,13 @@ static int want_chunk(struct chunks *c, uint64_t key, enum chunk_form form)
 		return 0;
 	v = find_chunk(c, key);
 	if (!v) {
-		if (make_room(c) < 0 || (form != CHUNK_EVEN && new_unit(c, form, &idx) < 0))
+		if (make_room(c, key) < 0 || (form != CHUNK_EVEN && new_unit(c, form, &idx) < 0))
 			return -ENOMEM;
-		c->slots[slot_of(c, key)] = c->n + 1;
 		c->disordered |= c->n > 0 && c->v[c->n - 1].key > key;
 		c->key_max = max_u64(c->key_max, key);
 		v = &c->v[c->n++];
 		*v = (struct chunk){key, idx << FORM_BITS | form};
+		chunk_index_add(&c->index, c->v, c->n);
 	}
 	c->last = v;
 	return 0;
@@ -600,7 +554,7 @@ void chunks_sort(struct chunks *c)
 	if (!c->disordered)
 		return;
 	qsort(c->v, c->n, sizeof(*c->v), by_key);
-	fill_slots(c);
+	chunk_index_again(&c->index, c->v, c->n);
 	c->last = NULL;
 	c->disordered = false;
 }

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Single references to clusters, counted in chunks of 512 clusters that are found by hashing:
- *memory follows the number of references, not the offsets in them. A chunk takes the smallest form
- *that its counts fit in:
+ * Single references to clusters, counted in chunks of 512 clusters: memory follows the number of
+ * references, not the offsets in them. A chunk takes the smallest form that its counts fit in:
  *
  *	even	all clusters have the same count, up to 13	no bytes
  *	few	up to 8 clusters are referenced			16 bytes
@@ -10,7 +9,8 @@
  *	four	counts up to 13					4 bits a cluster
  *	eight	counts up to 62					8 bits a cluster
  *
- * Larger counts stand in a map of their own. What it takes to find a chunk is 21 to 35 bytes more.
+ * Larger counts stand in a map of their own. What it takes to find a chunk is 21 to 35 bytes more,
+ * and 256 KiB at most for all (check/chunk_index.h).
  * So an image whose clusters are used once costs less than a bit for each cluster that lies in a
  * row of its like, less than three for any other; and nine wild references that make a chunk as
  * large as it gets are 72 bytes of the image themselves.
@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "check/chunk_index.h"
 #include "check/longs.h"
 
 #define CHUNK_CLUSTERS 512u
@@ -38,11 +39,6 @@ struct counts_state {
 
 enum chunk_form { CHUNK_FEW, CHUNK_TWO, CHUNK_FOUR, CHUNK_EIGHT, CHUNK_EVEN };
 
-struct chunk {
-	uint64_t key;	/* cluster_idx / CHUNK_CLUSTERS */
-	uint64_t where; /* the form; above its bits the unit in its pool, or the code of all */
-};
-
 /* Units of one form, many in a piece of memory. */
 struct chunks_pool {
 	uint8_t **pieces;
@@ -53,9 +49,7 @@ struct chunks_pool {
 struct chunks {
 	struct chunk *v;
 	uint32_t n, cap;
-	uint32_t *slots; /* numbers of chunks, from 1; their number is a power of two */
-	uint64_t nslots;
-	uint64_t seed;	    /* once there are slots: an image can't be made to collide */
+	struct chunk_index index;
 	struct chunk *last; /* the one that was changed last */
 	uint64_t key_max;
 	bool disordered; /* v isn't in the order of the keys */
