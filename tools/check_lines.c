@@ -68,8 +68,11 @@ static const char *words_for(const struct qcow2_check_finding *f)
 	return NULL;
 }
 
-/* The end of buf is where the digits end. There may be millions of them: not with printf. */
-static const char *digits_of(uint64_t value, unsigned base, char buf[static NUMBER_SIZE])
+/*
+ * The end of buf is where the digits end. There may be millions of them: not with printf, and
+ * inline, so that the compiler knows the base.
+ */
+static inline const char *digits_of(uint64_t value, unsigned base, char buf[static NUMBER_SIZE])
 {
 	char *p = buf + NUMBER_SIZE;
 
@@ -122,7 +125,7 @@ static void put_words(const char *words, const struct qcow2_check_finding *f, ui
 		}
 	}
 	line[len++] = '\n';
-	fwrite(line, 1, len, stderr);
+	fwrite_unlocked(line, 1, len, stderr); /* one thread reports */
 }
 
 static void put_sentence(const struct qcow2_check_finding *f)

@@ -188,41 +188,39 @@ struct text {
 	size_t len, used;
 };
 
-static void append(struct text *t, const char *words)
+static void append(struct text *t, const char *words, size_t n)
 {
-	size_t n = strlen(words);
-
 	n = n < t->len - t->used ? n : t->len - t->used - 1;
 	memcpy(t->buf + t->used, words, n);
 	t->used += n;
 	t->buf[t->used] = 0;
 }
 
-static void append_number(struct text *t, const char *words, uint64_t value, unsigned base)
+/* Inline, so that the base, and the length of a literal, are known to the compiler. */
+static inline void append_number(struct text *t, const char *words, uint64_t value, unsigned base)
 {
-	char digits[24], *p = digits + sizeof(digits);
+	char digits[24], *end = digits + sizeof(digits), *p = end;
 
-	*--p = 0;
 	do {
 		*--p = "0123456789abcdef"[value % base];
 		value /= base;
 	} while (value > 0);
-	append(t, words);
-	append(t, p);
+	append(t, words, strlen(words));
+	append(t, p, (size_t)(end - p));
 }
 
 const char *check_finding_text(const struct check_report *r, char *buf, size_t buf_len)
 {
 	struct text t = {buf, buf_len, 0};
 
-	append(&t, catalogue[r->finding].text);
+	append(&t, catalogue[r->finding].text, strlen(catalogue[r->finding].text));
 	if (r->host_off != QCOW2_NO_OFFSET)
 		append_number(&t, " at 0x", r->host_off, 16);
 	if (r->guest_off != QCOW2_NO_OFFSET)
 		append_number(&t, ", guest offset 0x", r->guest_off, 16);
 	if (r->nclusters > 1) {
 		append_number(&t, ", ", r->nclusters, 10);
-		append(&t, " clusters");
+		append(&t, " clusters", strlen(" clusters"));
 	}
 	if (is_refcount(r->finding)) {
 		append_number(&t, ": refcount ", r->stored, 10);

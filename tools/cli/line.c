@@ -31,6 +31,6 @@ void cli_line_u64(struct cli_line *line, uint64_t value)
 
 void cli_line_write(struct cli_line *line, FILE *f)
 {
-	fwrite(line->text, 1, line->len, f);
+	fwrite_unlocked(line->text, 1, line->len, f); /* lines are printed by one thread */
 	line->len = 0;
 }
