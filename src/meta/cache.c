@@ -344,6 +344,12 @@ int meta_cache_peek(struct meta_cache *cache, uint64_t host_off, struct meta_sli
 	return pin_ready(cache, meta_cache_set_of(cache, host_off), host_off, slice) ? 0 : -EAGAIN;
 }
 
+bool meta_cache_peek_word(const struct meta_cache *cache, uint64_t host_off, uint32_t idx,
+			  uint64_t *word)
+{
+	return cache->straight && meta_straight_word(cache->straight, host_off, idx, word);
+}
+
 void meta_cache_put(struct meta_cache *cache, struct meta_slice *slice)
 {
 	(void)cache;

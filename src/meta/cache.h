@@ -86,6 +86,13 @@ int meta_cache_get_way(struct meta_cache *cache, uint64_t host_off, struct meta_
 /* The same if it is there, and no I/O goes on for it: else -EAGAIN. */
 int meta_cache_peek(struct meta_cache *cache, uint64_t host_off, struct meta_slice *slice);
 void meta_cache_put(struct meta_cache *cache, struct meta_slice *slice);
+/*
+ * Word idx of a slice that has no place, but is kept straight (meta_cache_keep_straight): as it was
+ * at some moment of the call, with nothing pinned. false: it isn't, or that can't be told without
+ * waiting.
+ */
+bool meta_cache_peek_word(const struct meta_cache *cache, uint64_t host_off, uint32_t idx,
+			  uint64_t *word);
 
 /*
  * Slices from host_off on, at most n, are read in one go as far as they aren't there and there is

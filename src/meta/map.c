@@ -64,30 +64,49 @@ static struct meta_ahead look_ahead(const struct walk *w, uint64_t first, uint64
 	};
 }
 
+/* Where the slice with the entry for guest_off is. */
+struct slice_place {
+	uint64_t first;	   /* guest cluster of its first entry */
+	uint64_t in_table; /* index of that entry in the L2 table */
+	uint64_t host_off;
+};
+
+static struct slice_place find_slice(const struct walk *w, uint64_t l2_off)
+{
+	const struct format_geometry *g = &w->m->geometry;
+	uint64_t first = align_down(w->guest_off >> g->cluster_bits, w->m->slice_entries);
+	uint64_t in_table = first & (g->l2_entries - 1);
+
+	return (struct slice_place){first, in_table, l2_off + in_table * g->l2_entry_len};
+}
+
+/* Holds the slice if it is in the cache: no I/O, no sentence. */
+static int hold_cached(struct walk *w, const struct slice_place *place)
+{
+	int ret = meta_cache_peek(w->m->l2, place->host_off, &w->slice);
+
+	w->slice_first = place->first;
+	return ret;
+}
+
 /* Makes the slice with the entry for guest_off the one that is held. */
 static int hold_slice(struct walk *w, uint64_t l2_off, struct qcow2_error *err)
 {
-	const struct format_geometry *g = &w->m->geometry;
-	uint64_t cluster = w->guest_off >> g->cluster_bits;
-	uint64_t first = align_down(cluster, w->m->slice_entries);
-	uint64_t in_table = first & (g->l2_entries - 1);
+	struct slice_place place = find_slice(w, l2_off);
 	struct meta_ahead ahead;
 	int ret;
 
-	if (w->slice.bytes && w->slice_first == first)
+	if (w->slice.bytes && w->slice_first == place.first)
 		return 0;
 	drop_slice(w);
 	if (w->cached)
-		ret = meta_cache_peek(w->m->l2, l2_off + in_table * g->l2_entry_len, &w->slice);
-	else {
-		ahead = look_ahead(w, first, in_table);
-		ret = meta_cache_get_ahead(w->m->l2, l2_off + in_table * g->l2_entry_len, &ahead,
-					   &w->slice, err);
-	}
+		return hold_cached(w, &place);
+	ahead = look_ahead(w, place.first, place.in_table);
+	ret = meta_cache_get_ahead(w->m->l2, place.host_off, &ahead, &w->slice, err);
 	if (ret < 0)
 		error_prefix(err, "can't read the L2 table at 0x%" PRIx64, l2_off);
 	else
-		w->slice_first = first;
+		w->slice_first = place.first;
 	return ret;
 }
 
@@ -305,14 +324,12 @@ static bool is_short(const struct walk *w)
  * The common case without a walk: one entry, of plain data and nothing else. One word needs no
  * sequence number. false: it is another kind of entry, and nothing was done.
  */
-static bool take_plain(struct walk *w)
+static bool take_plain(struct walk *w, uint64_t raw)
 {
 	const struct format_geometry *g = &w->m->geometry;
 	uint64_t in_cluster = w->guest_off & (g->cluster_size - 1);
-	uint64_t raw, bitmap, host_off;
+	uint64_t host_off = raw & LAYOUT_ENTRY_OFFSET_MASK;
 
-	raw_entry(w, &raw, &bitmap);
-	host_off = raw & LAYOUT_ENTRY_OFFSET_MASK;
 	if (raw & ~(LAYOUT_ENTRY_OFFSET_MASK | LAYOUT_ENTRY_COPIED) || host_off == 0 ||
 	    !is_aligned(host_off, g->cluster_size))
 		return false;
@@ -324,17 +341,37 @@ static bool take_plain(struct walk *w)
 	return true;
 }
 
+static bool take_held(struct walk *w)
+{
+	uint64_t raw, bitmap;
+
+	raw_entry(w, &raw, &bitmap);
+	return take_plain(w, raw);
+}
+
 /* take_plain where it can be asked; *more is false if the run is complete. */
 static int try_plain(struct walk *w, bool *more, struct qcow2_error *err)
 {
 	struct format_l1_entry l1 = l1_at(w->m, w->guest_off);
+	struct slice_place place;
+	uint64_t cluster, raw;
 	int ret = 0;
 
 	if (l1.l2_off == 0 || l1.faults & FORMAT_FAULT_FATAL)
 		return 0;
-	ret = hold_slice(w, l1.l2_off, err);
+	place = find_slice(w, l1.l2_off);
+	cluster = w->guest_off >> w->m->geometry.cluster_bits;
+	if (hold_cached(w, &place) < 0) {
+		if (meta_cache_peek_word(w->m->l2, place.host_off,
+					 (uint32_t)(cluster - place.first), &raw) &&
+		    take_plain(w, raw)) {
+			*more = false;
+			return 0;
+		}
+		ret = w->cached ? -EAGAIN : hold_slice(w, l1.l2_off, err);
+	}
 	if (ret == 0)
-		*more = !take_plain(w);
+		*more = !take_held(w);
 	return ret;
 }
 

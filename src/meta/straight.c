@@ -3,6 +3,7 @@
 #include "meta/straight.h"
 
 #include <assert.h>
+#include <stdatomic.h>
 
 #include "base/alloc.h"
 #include "base/bytes.h"
@@ -12,9 +13,13 @@
 #define AT_ONCE 8u /* words, for the compiler to use wide registers */
 #define GROWS 1u   /* in a key: the words grow */
 
+struct set {
+	_Atomic uint64_t key[PLACES]; /* host offset of the slice, with GROWS; 0: empty */
+	_Atomic uint64_t first[PLACES];
+};
+
 struct place {
-	uint64_t key; /* host offset of the slice, with GROWS; 0: empty */
-	uint64_t first;
+	_Atomic uint64_t *key, *first; /* NULL: none */
 };
 
 struct meta_straight {
@@ -22,7 +27,8 @@ struct meta_straight {
 	uint32_t slice_len;
 	unsigned hand;
 	uint64_t nsets; /* a power of two */
-	struct place *places;
+	struct set *sets;
+	_Atomic uint32_t seq; /* odd while a place is being changed */
 };
 
 struct meta_straight *meta_straight_new(uint64_t step, uint32_t slice_len, uint64_t limit_bytes)
@@ -33,10 +39,10 @@ struct meta_straight *meta_straight_new(uint64_t step, uint32_t slice_len, uint6
 	if (!s)
 		return NULL;
 	*s = (struct meta_straight){.step = step, .slice_len = slice_len, .nsets = 1};
-	while (s->nsets * 2 * PLACES * sizeof(*s->places) <= limit_bytes)
+	while (s->nsets * 2 * sizeof(*s->sets) <= limit_bytes)
 		s->nsets *= 2;
-	s->places = mem_zalloc(s->nsets * PLACES, sizeof(*s->places));
-	if (!s->places) {
+	s->sets = mem_zalloc(s->nsets, sizeof(*s->sets));
+	if (!s->sets) {
 		mem_free(s);
 		return NULL;
 	}
@@ -47,38 +53,54 @@ void meta_straight_free(struct meta_straight *s)
 {
 	if (!s)
 		return;
-	mem_free(s->places);
+	mem_free(s->sets);
 	mem_free(s);
 }
 
-static struct place *set_of(const struct meta_straight *s, uint64_t host_off)
+static struct set *set_of(const struct meta_straight *s, uint64_t host_off)
 {
 	uint64_t n = host_off / s->slice_len * 0x9e3779b97f4a7c15ull;
 
-	return s->places + (n >> 32 & (s->nsets - 1)) * PLACES;
+	return &s->sets[n >> 32 & (s->nsets - 1)];
 }
 
-static struct place *find(const struct meta_straight *s, uint64_t host_off)
+static struct place place_at(struct set *set, unsigned i)
 {
-	struct place *set = set_of(s, host_off);
+	return (struct place){&set->key[i], &set->first[i]};
+}
+
+static struct place find(const struct meta_straight *s, uint64_t host_off)
+{
+	struct set *set = set_of(s, host_off);
 
 	for (unsigned i = 0; i < PLACES; i++) {
-		if ((set[i].key & ~(uint64_t)GROWS) == host_off)
-			return &set[i];
+		uint64_t key = atomic_load_explicit(&set->key[i], memory_order_acquire);
+
+		if ((key & ~(uint64_t)GROWS) == host_off)
+			return place_at(set, i);
 	}
-	return NULL;
+	return (struct place){0};
 }
 
 /* An empty one, or the next that has been there for a while. */
-static struct place *place_for(struct meta_straight *s, uint64_t host_off)
+static struct place place_for(struct meta_straight *s, uint64_t host_off)
 {
-	struct place *set = set_of(s, host_off);
+	struct set *set = set_of(s, host_off);
 
 	for (unsigned i = 0; i < PLACES; i++) {
-		if (set[i].key == 0)
-			return &set[i];
+		if (atomic_load_explicit(&set->key[i], memory_order_relaxed) == 0)
+			return place_at(set, i);
 	}
-	return &set[s->hand++ % PLACES];
+	return place_at(set, s->hand++ % PLACES);
+}
+
+/* Both words are stored with release, so that who sees one of them sees that seq is odd. */
+static void change(struct meta_straight *s, struct place p, uint64_t key, uint64_t first)
+{
+	atomic_fetch_add_explicit(&s->seq, 1, memory_order_relaxed);
+	atomic_store_explicit(p.key, key, memory_order_release);
+	atomic_store_explicit(p.first, first, memory_order_release);
+	atomic_fetch_add_explicit(&s->seq, 1, memory_order_release);
 }
 
 static bool is_straight(const uint8_t *bytes, uint32_t slice_len, uint64_t first, uint64_t step)
@@ -94,40 +116,60 @@ static bool is_straight(const uint8_t *bytes, uint32_t slice_len, uint64_t first
 
 bool meta_straight_has(const struct meta_straight *s, uint64_t host_off)
 {
-	return find(s, host_off);
+	return find(s, host_off).key;
+}
+
+static uint64_t step_of(const struct meta_straight *s, uint64_t key)
+{
+	return key & GROWS ? s->step : 0;
 }
 
 bool meta_straight_keep(struct meta_straight *s, uint64_t host_off, const uint8_t *bytes)
 {
 	uint64_t first = load_be64(bytes), step = load_be64(bytes + sizeof(first)) - first;
-	struct place *p;
+	uint64_t key = host_off | (step != 0 ? GROWS : 0);
 
 	assert(host_off != 0 && is_aligned(host_off, s->slice_len));
 	meta_straight_drop(s, host_off);
 	if ((step != 0 && step != s->step) || !is_straight(bytes, s->slice_len, first, step))
 		return false;
-	p = place_for(s, host_off);
-	*p = (struct place){host_off | (step != 0 ? GROWS : 0), first};
+	change(s, place_for(s, host_off), key, first);
 	return true;
 }
 
 bool meta_straight_take(struct meta_straight *s, uint64_t host_off, struct meta_straight_row *row)
 {
-	struct place *p = find(s, host_off);
+	struct place p = find(s, host_off);
 
-	if (!p)
+	if (!p.key)
 		return false;
-	*row = (struct meta_straight_row){p->first, p->key & GROWS ? s->step : 0};
-	p->key = 0;
+	*row = (struct meta_straight_row){atomic_load(p.first), step_of(s, atomic_load(p.key))};
+	change(s, p, 0, 0);
 	return true;
 }
 
 void meta_straight_drop(struct meta_straight *s, uint64_t host_off)
 {
-	struct place *p = find(s, host_off);
+	struct place p = find(s, host_off);
 
-	if (p)
-		p->key = 0;
+	if (p.key)
+		change(s, p, 0, 0);
+}
+
+bool meta_straight_word(const struct meta_straight *s, uint64_t host_off, uint32_t idx,
+			uint64_t *word)
+{
+	uint32_t seq = atomic_load_explicit(&s->seq, memory_order_acquire);
+	struct place p = find(s, host_off);
+	uint64_t key, first;
+
+	if (!p.key)
+		return false;
+	key = atomic_load_explicit(p.key, memory_order_acquire);
+	first = atomic_load_explicit(p.first, memory_order_acquire);
+	*word = first + idx * step_of(s, key);
+	/* the words were loaded with acquire, so this load comes after them */
+	return !(seq & 1) && atomic_load_explicit(&s->seq, memory_order_relaxed) == seq;
 }
 
 void meta_straight_fill(const struct meta_straight_row *row, uint8_t *bytes, uint32_t slice_len)

@@ -4,7 +4,8 @@
  * next, as the L2 entries of a disk that was written in order do, or are all the same. A table
  * cache puts here what it has no place for, so that a large disk in good order costs no reads.
  *
- * Not safe for threads: guarded by the lock of the cache that has it.
+ * Guarded by the lock of the cache that has it, but for meta_straight_word, which takes none: it
+ * looks at a number that changes before and after each change, and gives up if that moved.
  */
 #ifndef META_STRAIGHT_H
 #define META_STRAIGHT_H
@@ -35,6 +36,13 @@ bool meta_straight_keep(struct meta_straight *s, uint64_t host_off, const uint8_
 /* Gives out what is kept at host_off, and forgets it. false: nothing is. */
 bool meta_straight_take(struct meta_straight *s, uint64_t host_off, struct meta_straight_row *row);
 void meta_straight_drop(struct meta_straight *s, uint64_t host_off);
+
+/*
+ * Word idx of the slice at host_off, as it was at some moment of the call. Any thread, without a
+ * lock. false: it isn't kept, or something is being changed; whoever has the lock can tell.
+ */
+bool meta_straight_word(const struct meta_straight *s, uint64_t host_off, uint32_t idx,
+			uint64_t *word);
 
 /* The bytes of a slice. Any thread. */
 void meta_straight_fill(const struct meta_straight_row *row, uint8_t *bytes, uint32_t slice_len);

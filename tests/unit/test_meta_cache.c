@@ -154,15 +154,15 @@ static void a_failed_read_isnt_remembered(void **state)
 
 struct hammer {
 	struct meta_cache *cache;
-	_Atomic unsigned wrong;
+	_Atomic unsigned wrong, words;
 };
 
 static void hammer_one(void *opaque, unsigned id)
 {
 	struct hammer *h = opaque;
-	uint64_t x = id * 7919 + 1;
+	uint64_t x = id * 7919 + 1, off, word;
 	struct meta_slice s;
-	uint64_t off;
+	uint32_t idx;
 
 	for (int i = 0; i < 20000; i++) {
 		x = x * 6364136223846793005ull + 1442695040888963407ull;
@@ -171,6 +171,13 @@ static void hammer_one(void *opaque, unsigned id)
 		    load_be64(s.bytes + SLICE - 8) != off + SLICE - 8)
 			h->wrong++;
 		meta_cache_put(h->cache, &s);
+		off = ((x >> 40) % 64 + 1) * SLICE;
+		idx = (uint32_t)(x >> 50) % (SLICE / 8);
+		if (meta_cache_peek_word(h->cache, off, idx, &word)) {
+			h->words++;
+			if (word != off + idx * 8ull)
+				h->wrong++;
+		}
 	}
 }
 
@@ -308,6 +315,50 @@ static void write_change(struct pattern *p, uint64_t off)
 	meta_cache_put_dirty(p->cache, &dirty, true);
 }
 
+/* At least a word of each that is kept, and none of a slice that has a place. */
+static unsigned count_words(struct meta_cache *c, uint64_t from, uint64_t end)
+{
+	struct meta_slice s;
+	unsigned n = 0;
+	uint64_t word;
+
+	for (uint64_t i = from; i < end; i++) {
+		bool kept = meta_cache_peek_word(c, i * SLICE, 511, &word);
+
+		n += kept;
+		assert_true(!kept || word == i * SLICE + 511ull * STEP);
+		if (meta_cache_peek(c, i * SLICE, &s) == 0) {
+			assert_false(kept);
+			meta_cache_put(c, &s);
+		}
+	}
+	return n;
+}
+
+static void a_word_of_a_straight_slice_needs_no_place(void **state)
+{
+	struct pattern p = {0};
+	struct meta_cache *c = cache_on(&p, 64 * SLICE);
+	uint64_t word;
+
+	(void)state;
+	meta_cache_keep_straight(c, STEP, false);
+	meta_cache_allow_changes(c, no_room_is_needed, NULL);
+	expect_slices(c, 1, 200);
+	for (int round = 0; round < 2; round++) /* nothing moves by looking */
+		assert_true(count_words(c, 1, 200) >= 200 - 1 - 64);
+	assert_int_equal(p.reads, 199);
+	assert_true(meta_cache_peek_word(c, SLICE, 3, &word) && word == SLICE + 3 * STEP);
+	change(c, SLICE);
+	assert_false(meta_cache_peek_word(c, SLICE, 3, &word));
+	assert_true(meta_cache_peek_word(c, 2 * SLICE, 0, &word));
+	meta_cache_forget(c, 2 * SLICE, SLICE);
+	assert_false(meta_cache_peek_word(c, 2 * SLICE, 0, &word));
+	p.cache = c;
+	write_change(&p, SLICE);
+	meta_cache_free(c);
+}
+
 static void what_changed_is_known_as_it_is_now(void **state)
 {
 	struct pattern p = {0};
@@ -429,6 +480,7 @@ static void threads_see_their_slices_whether_kept_straight_or_read(void **state)
 	meta_cache_keep_straight(h.cache, STEP, true);
 	work_team(8, hammer_one, &h);
 	assert_int_equal(h.wrong, 0);
+	assert_true(h.words > 0);
 	meta_cache_free(h.cache);
 }
 
@@ -445,6 +497,7 @@ int main(void)
 		cmocka_unit_test(threads_that_miss_together_read_once),
 		cmocka_unit_test(straight_slices_stay_known_though_they_lose_their_place),
 		cmocka_unit_test(other_slices_are_read_again),
+		cmocka_unit_test(a_word_of_a_straight_slice_needs_no_place),
 		cmocka_unit_test(what_changed_is_known_as_it_is_now),
 		cmocka_unit_test(where_reads_cost_much_the_table_around_comes_too),
 		cmocka_unit_test(nothing_comes_from_beyond_the_table),
