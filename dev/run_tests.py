@@ -28,6 +28,7 @@ ASAN = ROOT / "build-asan"
 CLANG = ROOT / "build-clang"
 TSAN = ROOT / "build-tsan"
 RELEASE = ROOT / "build-release"
+THREADS = ROOT / "build-threads"
 BUDGET = 15 * 60
 JOBS = os.cpu_count() or 1
 TOOLS = ["meson", "ninja", "gcc", "g++", "clang", "clang-format", "qemu-img", "qemu-io",
@@ -91,10 +92,10 @@ class Run:
         (self.passed if good else self.failed).append(name)
         return good
 
-    def suite(self, name, seconds, argv, report):
+    def suite(self, name, seconds, argv, report, env=None):
         self.say(name)
         report.unlink(missing_ok=True)
-        code = self.command(name, seconds, argv, shown=150)
+        code = self.command(name, seconds, argv, env, shown=150)
         failed_before = len(self.failed)
         try:
             counted = self.count(name, report)
@@ -213,13 +214,13 @@ def threaded_programs(folder):
     return sorted(set(threaded_tests(folder).values()))
 
 
-def python_tests(run):
-    report = RESULTS / "pytest.xml"
+def python_tests(run, name, folder):
+    report = RESULTS / f"pytest-{folder.name}.xml"
     argv = [sys.executable, "-m", "pytest", "-q", "-ra", "-n", str(JOBS), "-p", "no:cacheprovider",
             f"--junitxml={report}", "--basetemp", str(RESULTS / "tmp")]
     if run.mode == "quick":
         argv += ["-m", "not slow"]
-    run.suite("Python tests", 480, [*argv, "tests", "dev"], report)
+    run.suite(name, 480, [*argv, "tests", "dev"], report, {"QCOW2_BUILD": str(folder)})
 
 
 def fuzz(run):
@@ -275,7 +276,11 @@ def main():
         check_format(run)
         check_scripts(run)
         meson_tests(run, "unit tests", ASAN)
-        python_tests(run)
+        python_tests(run, "Python tests", ASAN)
+    if run.mode == "long" and build(run, "gcc, ASan, UBSan, without io_uring", "gcc, gold", THREADS,
+                                    [*SANITIZED, "-During=disabled"]):
+        meson_tests(run, "unit tests without io_uring", THREADS)
+        python_tests(run, "Python tests without io_uring", THREADS)
     if run.mode != "quick":
         # What people build; the optimizer finds warnings of its own.
         build(run, "gcc, release", "gcc", RELEASE,
