@@ -901,7 +901,13 @@ struct qcow2_progress {
 	void *opaque;
 };
 
-#define QCOW2_CONVERT_COMPRESS 1u /* compressed clusters (qcow2 targets) */
+/*
+ * Compressed clusters (qcow2 targets). Clusters that are compressed already, in the same way and
+ * size, are taken over as they are, which is as quick as copying: they aren't decompressed, so
+ * damage inside of one is neither met nor mended. With a compression_level, or SALVAGE, all is
+ * compressed anew.
+ */
+#define QCOW2_CONVERT_COMPRESS 1u
 /*
  * Write into an image that exists (qemu-img -n), whose disk is no smaller than the sources. What
  * they cover reads as they do afterwards; the rest of a larger disk, its backing file, options,
@@ -950,7 +956,7 @@ struct qcow2_convert_options {
 	uint64_t sparse_bytes; /* runs of zeros of at least this become sparse, as far as they lie
 				  in one MiB that is read at once; 0 allocates all;
 				  QCOW2_SPARSE_DEFAULT: 4096, of what isn't shared */
-	int compression_level; /* 0: the default */
+	int compression_level; /* 1 to 12, zstd 1 to 22; 0: the default. Else -EINVAL */
 	uint64_t rate_limit;   /* bytes a second; 0: none */
 	struct qcow2_progress progress;
 	void (*warn)(void *opaque, const char *sentence);
@@ -1089,7 +1095,7 @@ struct qcow2_rebase_options {
 		*policy;	     /* for opening the new backing file; NULL: any local file */
 	unsigned backing_open_flags; /* QCOW2_OPEN_DIRECT, _FORCE_SHARE: of the new chain */
 	unsigned threads;	     /* 0: one a core; never changes the result */
-	int compression_level;	     /* 0: the default */
+	int compression_level;	     /* 1 to 12, zstd 1 to 22; 0: the default */
 	struct qcow2_progress progress;
 };
 #define QCOW2_REBASE_OPTIONS_INIT                                                                  \

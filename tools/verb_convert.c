@@ -19,7 +19,7 @@ struct convert_args {
 	bool image_opts, target_image_opts;
 	const char *format, *target_format, *backing, *backing_format, *snapshot;
 	struct cli_list options;
-	struct cli_size sparse, threads, rate;
+	struct cli_size sparse, threads, rate, level;
 	int source_cache, target_cache, reflink;
 	bool compress, no_create, target_is_zero, disordered, offload, force_share, salvage, force;
 	bool bitmaps, skip_broken;
@@ -43,6 +43,8 @@ static const struct cli_option convert_options[] = {
 	{'b', NULL, CLI_STRING, AT(backing), "FILE", NULL, NULL},
 	{'F', "backing-format", CLI_STRING, AT(backing_format), "FMT", "format of that file", NULL},
 	{'c', "compress", CLI_FLAG, AT(compress), NULL, "compress the data (qcow2)", NULL},
+	{0, "level", CLI_NUMBER, AT(level), "N", "compress (anew) so hard: deflate 1-12, zstd 1-22",
+	 NULL},
 	{'l', "snapshot", CLI_STRING, AT(snapshot), "ID|NAME", "copy this internal snapshot", NULL},
 	{'n', "no-create", CLI_FLAG, AT(no_create), NULL,
 	 "write into an image (that reads as zeros)", NULL},
@@ -114,6 +116,8 @@ static int check(const struct convert_args *args, const struct tool_create *crea
 					    "don't go together");
 	if (args->compress && strcmp(create->lib.format, "raw") == 0)
 		return cli_usage("convert", "raw images can't be compressed (use -O qcow2)");
+	if (args->level.given && !args->compress)
+		return cli_usage("convert", "--level goes with -c");
 	if (args->offload && (args->compress || args->sparse.given || args->salvage))
 		return cli_usage("convert", "-C copies as it is: it doesn't go with %s",
 				 args->compress	      ? "-c"
@@ -277,6 +281,7 @@ static int convert(const struct sources *sources, const char *target,
 	options.threads = (unsigned)args->threads.value;
 	if (args->sparse.given)
 		options.sparse_bytes = args->sparse.value;
+	options.compression_level = (int)args->level.value;
 	options.rate_limit = args->rate.value;
 	options.progress.tick = cli_progress_tick;
 	options.progress.opaque = &progress;

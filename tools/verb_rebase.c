@@ -16,6 +16,7 @@ struct rebase_args {
 	bool image_opts;
 	const char *format, *backing, *backing_format;
 	int cache, source_cache;
+	struct cli_size level;
 	bool unsafe, compress, progress, quiet, force_share, dry_run;
 };
 
@@ -30,6 +31,7 @@ static const struct cli_option rebase_options[] = {
 	{'u', "unsafe", CLI_FLAG, AT(unsafe), NULL,
 	 "change the name only: for a file that was moved", NULL},
 	{'c', "compress", CLI_FLAG, AT(compress), NULL, "compress what is copied", NULL},
+	{0, "level", CLI_NUMBER, AT(level), "N", "so hard: deflate 1-12, zstd 1-22", NULL},
 	{'t', "cache", CLI_CHOICE, AT(cache), "CACHE", "cache mode of the image", tool_cache_modes},
 	{'T', "backing-cache", CLI_CHOICE, AT(source_cache), "CACHE",
 	 "cache mode of the backing files", tool_cache_modes},
@@ -60,6 +62,8 @@ static int check(const struct rebase_args *args)
 	if (!args->backing && !args->unsafe)
 		return cli_usage("rebase",
 				 "Must specify backing file (-b) or use unsafe mode (-u)");
+	if (args->level.given && !args->compress)
+		return cli_usage("rebase", "--level goes with -c");
 	if (args->dry_run && !args->unsafe)
 		return cli_usage("rebase", "--dry-run goes with -u: nothing is lost without it");
 	if (!tool_known_format(args->format))
@@ -117,6 +121,7 @@ static int rebase(struct qcow2_image *image, const struct rebase_args *args)
 		return EXIT_SUCCESS;
 	options.flags = (args->unsafe ? QCOW2_REBASE_UNSAFE : 0) |
 			(args->compress ? QCOW2_REBASE_COMPRESS : 0);
+	options.compression_level = (int)args->level.value;
 	options.backing_format = args->backing_format;
 	options.backing_open_flags = tool_cache_read_flags(args->source_cache) |
 				     (args->force_share ? QCOW2_OPEN_FORCE_SHARE : 0);

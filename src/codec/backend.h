@@ -19,6 +19,7 @@ int deflate_codec_decompress(struct deflate_codec *codec, const void *in, size_t
 			     size_t out_len, struct qcow2_error *err);
 
 struct zstd_codec;
+#define ZSTD_LEVEL_MAX 22
 int zstd_codec_new(struct zstd_codec **codec, int level, struct qcow2_error *err);
 void zstd_codec_free(struct zstd_codec *codec);
 size_t zstd_codec_compress(struct zstd_codec *codec, const void *in, size_t len, void *out,

@@ -9,6 +9,7 @@
 
 #include "base/alloc.h"
 #include "codec/backend.h"
+#include "codec/deflate_enc.h"
 
 struct codec {
 	enum codec_type type;
@@ -17,6 +18,16 @@ struct codec {
 		struct zstd_codec *zstd;
 	};
 };
+
+int codec_check_level(enum codec_type type, int level, struct qcow2_error *err)
+{
+	int max = type == CODEC_ZSTD ? ZSTD_LEVEL_MAX : DEFLATE_LEVEL_MAX;
+
+	if (level >= 0 && level <= max)
+		return 0;
+	return error_set(err, -EINVAL, "compression levels of %s go from 1 to %d, not %d",
+			 type == CODEC_ZSTD ? "zstd" : "deflate", max, level);
+}
 
 int codec_new(struct codec **codec, enum codec_type type, int level, struct qcow2_error *err)
 {

@@ -18,7 +18,9 @@ enum codec_type {
 
 struct codec;
 
-/* level 0: the default of the type. -ENOTSUP for a type that this build lacks, -ENOMEM. */
+/* -EINVAL unless level is 0, the default, or one that the type has: 1 to 12, or to 22 with zstd. */
+int codec_check_level(enum codec_type type, int level, struct qcow2_error *err);
+/* level: a checked one. -ENOTSUP for a type that this build lacks, -ENOMEM. */
 int codec_new(struct codec **codec, enum codec_type type, int level, struct qcow2_error *err);
 void codec_free(struct codec *codec);
 

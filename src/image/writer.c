@@ -7,21 +7,15 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/bytes.h"
 #include "base/num.h"
-#include "base/zero.h"
 #include "format/entry.h"
 #include "format/refbits.h"
 
 #define NO_TABLE UINT64_MAX
-#define JOIN_MAX 256 /* pieces in one write */
-/* Zeros that are left out: a page of them is written in less time than another write takes. */
-#define GRAIN 4096u
-#define ZEROS_MIN (16u * 1024)
 
 /* How often host clusters with compressed data are used; the rest is used once. */
 struct shared_counts {
@@ -38,7 +32,11 @@ struct image_writer {
 	uint64_t l2_index;   /* its L1 index */
 	uint64_t next_off;   /* guest offset of the first cluster that may be put */
 	uint64_t packed_off; /* where the next compressed bytes go; 0: in a fresh cluster */
+	uint64_t packed_end; /* behind the last ones; 0: there are none */
 	struct shared_counts shared;
+	/* the last compressed cluster that was taken as it is; file NULL: none */
+	struct image_origin origin;
+	uint64_t origin_len, origin_at; /* its bytes, and where they were put */
 };
 
 int image_writer_new(struct image_writer **writer, struct image_draft *draft,
@@ -69,147 +67,6 @@ void image_writer_free(struct image_writer *writer)
 	mem_free(writer->shared.counts);
 	mem_free(writer->l2);
 	mem_free(writer);
-}
-
-/* ---- lists of writes ---- */
-
-void image_writes_release(struct image_writes *writes)
-{
-	for (size_t i = 0; i < writes->count; i++)
-		mem_free(writes->list[i].owned);
-	mem_free(writes->list);
-	*writes = (struct image_writes){0};
-}
-
-static bool joins(const struct image_writes *writes, const struct image_write *w)
-{
-	const struct image_write *last = writes->count ? &writes->list[writes->count - 1] : NULL;
-
-	return w->moved && last && last->moved && last->store.self == w->store.self &&
-	       last->host_off + last->len == w->host_off &&
-	       last->guest_off + last->len == w->guest_off;
-}
-
-int image_writes_add(struct image_writes *writes, const struct image_write *write,
-		     struct qcow2_error *err)
-{
-	if (joins(writes, write)) {
-		writes->list[writes->count - 1].len += write->len;
-		return 0;
-	}
-	if (writes->count == writes->cap) {
-		size_t cap = writes->cap ? writes->cap * 2 : 64;
-		struct image_write *list = mem_realloc(writes->list, cap, sizeof(*list));
-
-		if (!list)
-			return error_errno(err, -ENOMEM, "can't queue a write");
-		writes->list = list;
-		writes->cap = cap;
-	}
-	writes->list[writes->count++] = *write;
-	return 0;
-}
-
-static bool follows(const struct image_write *a, const struct image_write *b)
-{
-	return a->store.self == b->store.self && a->host_off + a->len == b->host_off && a->bytes &&
-	       b->bytes;
-}
-
-/* Appends bytes to the vector: to its last piece where they lie behind that in memory too, since
- * few long pieces are written faster than many short ones. */
-static void append_piece(struct iovec *iov, int *iovcnt, const struct image_write *write)
-{
-	struct iovec *last = *iovcnt ? &iov[*iovcnt - 1] : NULL;
-
-	if (last && (const uint8_t *)last->iov_base + last->iov_len == write->bytes)
-		last->iov_len += write->len;
-	else
-		iov[(*iovcnt)++] = (struct iovec){
-			.iov_base = (void *)(uintptr_t)write->bytes,
-			.iov_len = write->len,
-		};
-}
-
-/* Writes the piece at i with all that follow it in the file; gives how many that were. */
-static int write_joined(const struct image_write *list, size_t n, size_t *done,
-			struct qcow2_error *err)
-{
-	struct iovec iov[JOIN_MAX];
-	int iovcnt = 0;
-	size_t k = 0;
-
-	*done = 1;
-	if (list[0].moved)
-		return 0;
-	if (!list[0].bytes)
-		return storage_zero(list[0].store, list[0].host_off, list[0].len, 0, err);
-	do {
-		append_piece(iov, &iovcnt, &list[k]);
-		k++;
-	} while (k < n && iovcnt < JOIN_MAX && follows(&list[k - 1], &list[k]));
-	*done = k;
-	return storage_writev(list[0].store, iov, iovcnt, list[0].host_off, err);
-}
-
-/* The first zeros from `at` on that are worth leaving out: [*gap, *behind); at the end if none. */
-static void find_gap(const struct image_write *w, size_t at, size_t *gap, size_t *behind)
-{
-	for (*gap = *behind = at; *behind < w->len;) {
-		size_t n = (size_t)min_u64(GRAIN, w->len - *behind);
-
-		if (bytes_are_zero(w->bytes + *behind, n)) {
-			*behind += n;
-			continue;
-		}
-		if (*behind - *gap >= ZEROS_MIN)
-			return;
-		*gap = *behind += n;
-	}
-	if (*behind - *gap < ZEROS_MIN)
-		*gap = *behind;
-}
-
-/* Cuts writes to places that read as zeros at long runs of zeros. The further parts come last. */
-static int leave_out_zeros(struct image_writes *writes, struct qcow2_error *err)
-{
-	const size_t n = writes->count;
-	int ret = 0;
-
-	for (size_t i = 0; i < n; i++) {
-		const struct image_write w = writes->list[i];
-		size_t gap, behind;
-
-		if (!w.sparse)
-			continue;
-		writes->list[i].len = 0;
-		for (size_t at = 0; at < w.len && ret == 0; at = behind) {
-			struct image_write part = w;
-
-			find_gap(&w, at, &gap, &behind);
-			part.host_off += at;
-			part.bytes += at;
-			part.len = gap - at;
-			if (writes->list[i].len == 0)
-				writes->list[i] = part;
-			else if (part.len > 0)
-				ret = image_writes_add(writes, &part, err);
-		}
-	}
-	return ret;
-}
-
-int image_writes_run(struct image_writes *writes, struct qcow2_error *err)
-{
-	size_t done;
-	int ret = leave_out_zeros(writes, err);
-
-	for (size_t i = 0; ret == 0 && i < writes->count; i += done)
-		ret = write_joined(&writes->list[i], writes->count - i, &done, err);
-	for (size_t i = 0; i < writes->count; i++)
-		mem_free(writes->list[i].owned);
-	writes->count = 0;
-	return ret;
 }
 
 /* ---- tables ---- */
@@ -378,6 +235,27 @@ static bool has_room(struct image_writer *w)
 	       w->shared.counts[cluster - w->shared.first] < max;
 }
 
+/* len compressed bytes are at host_off from now on, in clusters that have room for them. */
+static int claim_packed(struct image_writer *w, uint64_t host_off, size_t len,
+			struct qcow2_error *err)
+{
+	uint64_t cs = w->g.cluster_size;
+	int ret = 0;
+
+	if (host_off + len > format_compressed_limit(&w->g))
+		return error_set_at(err, -EFBIG, QCOW2_NO_OFFSET, host_off,
+				    "the image grows beyond what compressed clusters of %" PRIu64
+				    " bytes can reach",
+				    cs);
+	for (uint64_t cluster = host_off >> w->g.cluster_bits;
+	     ret == 0 && cluster <= (host_off + len - 1) >> w->g.cluster_bits; cluster++)
+		ret = use_shared(w, cluster, err);
+	w->packed_end = max_u64(w->packed_end, host_off + len);
+	w->packed_off = is_aligned(w->packed_end, cs) ? 0 : w->packed_end;
+	w->d->data_end = max_u64(w->d->data_end, host_off + len);
+	return ret;
+}
+
 /* Finds a place for len compressed bytes: behind the last ones if they fit, spilling over into the
  * next cluster if that is free, else at the start of a fresh one. */
 static int place_packed(struct image_writer *w, size_t len, uint64_t *host_off,
@@ -398,22 +276,7 @@ static int place_packed(struct image_writer *w, size_t len, uint64_t *host_off,
 			w->packed_off = cluster << w->g.cluster_bits;
 	}
 	*host_off = w->packed_off;
-	if (*host_off + len > format_compressed_limit(&w->g))
-		return error_set_at(err, -EFBIG, QCOW2_NO_OFFSET, *host_off,
-				    "the image grows beyond what compressed clusters of %" PRIu64
-				    " bytes can reach",
-				    cs);
-	for (cluster = *host_off >> w->g.cluster_bits;
-	     cluster <= (*host_off + len - 1) >> w->g.cluster_bits; cluster++) {
-		ret = use_shared(w, cluster, err);
-		if (ret < 0)
-			return ret;
-	}
-	w->packed_off += len;
-	if (is_aligned(w->packed_off, cs))
-		w->packed_off = 0;
-	w->d->data_end = max_u64(w->d->data_end, *host_off + len);
-	return 0;
+	return claim_packed(w, *host_off, len, err);
 }
 
 static int put_compressed(struct image_writer *w, uint64_t guest_off, const uint8_t *bytes,
@@ -427,6 +290,52 @@ static int put_compressed(struct image_writer *w, uint64_t guest_off, const uint
 	if (ret == 0)
 		set_entry(w, guest_off, format_l2_encode_compressed(&w->g, write.host_off, len), 0);
 	return ret;
+}
+
+/* Can all host clusters from start up to end take another reference? */
+static bool all_have_room(const struct image_writer *w, uint64_t start, uint64_t end)
+{
+	uint64_t max = min_u64(w->g.refcount_max, UINT16_MAX);
+
+	for (uint64_t c = start >> w->g.cluster_bits; c << w->g.cluster_bits < end; c++)
+		if (c < w->shared.first || c - w->shared.first >= w->shared.len ||
+		    w->shared.counts[c - w->shared.first] >= max)
+			return false;
+	return true;
+}
+
+/* Did the cluster at origin begin in the last one's sectors? Nothing has been put behind that. */
+static bool shares_sector(const struct image_writer *w, const struct image_origin *origin)
+{
+	return w->origin.file == origin->file && w->packed_end == w->origin_at + w->origin_len &&
+	       origin->host_off > w->origin.host_off &&
+	       origin->host_off - w->origin.host_off < w->origin_len;
+}
+
+/*
+ * Finds a place for what was at origin: in a sector with the one before it, if it was so; else
+ * behind that.
+ */
+static int place_as_it_was(struct image_writer *w, size_t len, const struct image_origin *origin,
+			   uint64_t *host_off, struct qcow2_error *err)
+{
+	uint64_t have = align_up(w->packed_end, w->g.cluster_size); /* of clusters for such bytes */
+	uint64_t start = w->packed_end, cluster = 0;
+	bool fits;
+	int ret = 0;
+
+	if (shares_sector(w, origin))
+		start = w->origin_at + (origin->host_off - w->origin.host_off);
+	fits = w->packed_end > 0 && start < have &&
+	       all_have_room(w, start, min_u64(start + len, have));
+	if (!fits || start + len > have)
+		ret = image_fresh_alloc(&w->d->fresh, 1, &cluster, err);
+	if (ret < 0)
+		return ret;
+	if (cluster != 0 && (!fits || cluster << w->g.cluster_bits != have))
+		start = cluster << w->g.cluster_bits;
+	*host_off = start;
+	return claim_packed(w, start, len, err);
 }
 
 /* Gives a place to every cluster from next_off up to guest_off that was passed over. */
@@ -444,18 +353,55 @@ static int map_gap(struct image_writer *w, uint64_t guest_off, struct image_writ
 	return ret;
 }
 
+/* Gets to the cluster at guest_off, and its L2 table if one is wanted. */
+static int begin_put(struct image_writer *w, uint64_t guest_off, bool wants_entry,
+		     struct image_writes *writes, struct qcow2_error *err)
+{
+	int ret = map_gap(w, guest_off, writes, err);
+
+	w->next_off = guest_off + w->g.cluster_size;
+	return ret == 0 && wants_entry ? want_l2(w, guest_off, writes, err) : ret;
+}
+
+/* The end of the last write comes again with this one, which may then be joined to it. */
+static void cut_last(struct image_writes *writes, const struct image_write *write)
+{
+	struct image_write *last = writes->count ? &writes->list[writes->count - 1] : NULL;
+
+	if (last && last->store.self == write->store.self && last->host_off < write->host_off &&
+	    last->host_off + last->len > write->host_off &&
+	    last->host_off + last->len <= write->host_off + write->len)
+		last->len = (size_t)(write->host_off - last->host_off);
+}
+
+int image_writer_put_packed(struct image_writer *writer, uint64_t guest_off, const uint8_t *bytes,
+			    size_t len, const struct image_origin *origin,
+			    struct image_writes *writes, struct qcow2_error *err)
+{
+	struct image_write write = {.store = writer->d->file.st, .bytes = bytes, .len = len};
+	int ret = begin_put(writer, guest_off, true, writes, err);
+
+	if (ret == 0)
+		ret = place_as_it_was(writer, len, origin, &write.host_off, err);
+	if (ret < 0)
+		return ret;
+	writer->origin = *origin;
+	writer->origin_len = len;
+	writer->origin_at = write.host_off;
+	set_entry(writer, guest_off, format_l2_encode_compressed(&writer->g, write.host_off, len),
+		  0);
+	cut_last(writes, &write);
+	return image_writes_add(writes, &write, err);
+}
+
 int image_writer_put(struct image_writer *writer, uint64_t guest_off, enum image_put kind,
 		     const uint8_t *bytes, size_t len, struct image_writes *writes,
 		     struct qcow2_error *err)
 {
-	int ret = map_gap(writer, guest_off, writes, err);
+	bool is_absent = kind == IMAGE_PUT_ZERO && !writer->o.map_all && !writer->o.explicit_zeros;
+	int ret = begin_put(writer, guest_off, !is_absent, writes, err);
 
-	writer->next_off = guest_off + writer->g.cluster_size;
-	if (ret == 0 && kind == IMAGE_PUT_ZERO && !writer->o.map_all && !writer->o.explicit_zeros)
-		return 0; /* absent reads as zeros */
-	if (ret == 0)
-		ret = want_l2(writer, guest_off, writes, err);
-	if (ret < 0)
+	if (ret < 0 || is_absent) /* absent reads as zeros */
 		return ret;
 	switch (kind) {
 	case IMAGE_PUT_DATA:

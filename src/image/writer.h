@@ -74,6 +74,21 @@ int image_writer_put(struct image_writer *writer, uint64_t guest_off, enum image
 		     const uint8_t *bytes, size_t len, struct image_writes *writes,
 		     struct qcow2_error *err);
 
+/* Where compressed bytes are taken from. */
+struct image_origin {
+	const void *file; /* which one; only compared */
+	uint64_t host_off;
+};
+
+/*
+ * The same for a compressed cluster that is taken as it is from another image: len bytes, at most a
+ * cluster, to the end of the last sector that belongs to it. A stream may end before that, and the
+ * next begin: clusters that shared a sector where they come from share it again, whatever is in it.
+ */
+int image_writer_put_packed(struct image_writer *writer, uint64_t guest_off, const uint8_t *bytes,
+			    size_t len, const struct image_origin *origin,
+			    struct image_writes *writes, struct qcow2_error *err);
+
 /*
  * All clusters are put and all writes have run: writes the rest of the tables and finishes the
  * draft, so that the image is complete.

@@ -180,6 +180,8 @@ int qcow2_convert(struct qcow2_image *const *sources, size_t nsources, const cha
 	if (ret == 0)
 		ret = open_target(&target, path, &source, &o, err);
 	source.unread = ret == 0 && target->moves;
+	source.pass_cluster_size = ret == 0 && target->passes ? target->block_size : 0;
+	source.pass_compression = ret == 0 ? target->compression : 0;
 	if (ret == 0)
 		ret = copy(&source, target, &o, result ? result : &unwanted, err);
 	if (target)

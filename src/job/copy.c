@@ -210,11 +210,30 @@ static void make_all_data(const struct job_copy *c, struct job_chunk *k)
 	}
 }
 
+/* What can be taken as it is. */
+static int fetch_packed(const struct job_copy *c, struct job_chunk *k, struct qcow2_error *err)
+{
+	size_t bs = c->target->block_size;
+	int ret = 0;
+
+	for (size_t i = 0; ret == 0 && i < k->nblocks; i++) {
+		if (k->states[i] != JOB_BLOCK_PACKED)
+			continue;
+		ret = c->reader->fetch(c->reader, k->guest_off + i * bs, k->packed + i * bs,
+				       &k->packed_len[i], &k->origins[i], k->buf + i * bs, err);
+		if (ret == 0 && k->packed_len[i] == 0)
+			k->states[i] = JOB_BLOCK_DATA;
+	}
+	return ret;
+}
+
 static void compress_blocks(const struct job_copy *c, struct job_chunk *k)
 {
 	size_t bs = c->target->block_size;
 
 	for (size_t i = 0; i < k->nblocks; i++) {
+		if (k->states[i] == JOB_BLOCK_PACKED)
+			continue;
 		k->packed_len[i] = 0;
 		if (k->states[i] == JOB_BLOCK_DATA)
 			k->packed_len[i] = codec_compress(k->codec, k->buf + i * bs, bs,
@@ -235,6 +254,10 @@ static int read_window(struct job_copy *c, struct job_chunk *k, struct skipped *
 		return ret;
 	if (quiet > c->window && may_skip(c, k->states[0]))
 		skip_ahead(c, k, quiet, skip);
+	if (c->target->passes)
+		ret = fetch_packed(c, k, err);
+	if (ret < 0)
+		return ret;
 	if (c->target->write_all)
 		make_all_data(c, k);
 	else if (c->sparse_bytes > 0)
@@ -305,7 +328,7 @@ static void count_data(struct job_copy *c, const struct job_chunk *k)
 	uint64_t data = 0;
 
 	for (size_t i = 0; i < k->nblocks; i++) {
-		if (k->states[i] == JOB_BLOCK_DATA)
+		if (k->states[i] == JOB_BLOCK_DATA || k->states[i] == JOB_BLOCK_PACKED)
 			data += c->target->block_size;
 	}
 	atomic_fetch_add(&c->data_bytes, min_u64(data, k->len));
@@ -335,6 +358,7 @@ static void release_chunk(struct job_chunk *k)
 	mem_free(k->buf);
 	mem_free(k->packed);
 	mem_free(k->packed_len);
+	mem_free(k->origins);
 	mem_free(k->states);
 }
 
@@ -350,7 +374,8 @@ static int init_chunk(const struct job_copy *c, struct job_chunk *k, struct qcow
 		return 0;
 	k->packed = mem_alloc(c->window, 1);
 	k->packed_len = mem_alloc(nblocks, sizeof(*k->packed_len));
-	if (!k->packed || !k->packed_len)
+	k->origins = mem_alloc(nblocks, sizeof(*k->origins));
+	if (!k->packed || !k->packed_len || !k->origins)
 		return error_errno(err, -ENOMEM, "can't get a buffer of %zu bytes", c->window);
 	return codec_new(&k->codec, (enum codec_type)c->target->compression, c->compression_level,
 			 err);

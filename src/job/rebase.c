@@ -14,6 +14,7 @@
 #include "base/alloc.h"
 #include "base/num.h"
 #include "base/zero.h"
+#include "codec/codec.h"
 #include "image/options.h"
 #include "job/copy.h"
 #include "job/twin.h"
@@ -266,7 +267,8 @@ static int check(const struct qcow2_image *image, const char *name,
 		return error_set(err, -ENOTSUP,
 				 "an image with an external data file can't have compressed "
 				 "clusters");
-	return 0;
+	return codec_check_level((enum codec_type)image->qcow2->meta.header.compression_type,
+				 o->compression_level, err);
 }
 
 static int copy_difference(struct job_copy *c, struct qcow2_image *image, const char *name,

@@ -62,12 +62,28 @@ static uint64_t place_in(const struct job_source *s, size_t i, uint64_t guest_of
 	return guest_off - s->starts[i] + (i == 0 ? s->first_off : 0);
 }
 
+int job_source_run_of(const struct job_source *s, uint64_t guest_off, size_t *image_idx,
+		      uint64_t *image_off, struct data_run *r, struct qcow2_error *err)
+{
+	size_t i = image_at(s, guest_off);
+	struct data_layers layers = s->images[i]->layers;
+
+	if (s->nlayers && s->nlayers < layers.count) {
+		layers.count = s->nlayers;
+		layers.hints = NULL; /* what is remembered of a chain is about all of it */
+	}
+	*image_idx = i;
+	*image_off = place_in(s, i, guest_off);
+	/* up to the end of the image: a long hole is passed in one step */
+	return data_map(&layers, *image_off, s->starts[i + 1] - guest_off, r, err);
+}
+
 /* With salvage a range whose tables are damaged counts as data: reading it tells the damage. */
 int job_source_map(const void *of, uint64_t guest_off, struct job_piece *p, struct qcow2_error *err)
 {
 	const struct job_source *s = of;
-	struct data_layers layers;
 	struct data_run r;
+	uint64_t image_off;
 	size_t i;
 	int ret;
 
@@ -76,22 +92,18 @@ int job_source_map(const void *of, uint64_t guest_off, struct job_piece *p, stru
 					.len_bytes = s->size_bytes - guest_off};
 		return 0;
 	}
-	i = image_at(s, guest_off);
-	layers = s->images[i]->layers;
-	if (s->nlayers && s->nlayers < layers.count) {
-		layers.count = s->nlayers;
-		layers.hints = NULL; /* what is remembered of a chain is about all of it */
-	}
-	/* up to the end of the image: a long hole is passed in one step */
-	ret = data_map(&layers, place_in(s, i, guest_off), s->starts[i + 1] - guest_off, &r, err);
+	ret = job_source_run_of(s, guest_off, &i, &image_off, &r, err);
 	if (ret < 0) {
 		*p = (struct job_piece){.kind = JOB_BLOCK_DATA, .len_bytes = SALVAGE_STEP};
 		return s->salvage ? 0 : ret;
 	}
 	*p = (struct job_piece){.kind = JOB_BLOCK_ZERO, .len_bytes = r.run.len_bytes};
-	if (r.run.kind == DISK_RUN_DATA || r.run.kind == DISK_RUN_COMPRESSED)
+	if (job_pass_fits(s, guest_off, i, image_off, &r))
+		p->kind = JOB_BLOCK_PACKED;
+	else if (r.run.kind == DISK_RUN_DATA || r.run.kind == DISK_RUN_COMPRESSED)
 		p->kind = JOB_BLOCK_DATA;
-	else if (r.run.kind == DISK_RUN_ABSENT && layers.count < s->images[i]->layers.count)
+	else if (r.run.kind == DISK_RUN_ABSENT && s->nlayers &&
+		 s->nlayers < s->images[i]->layers.count)
 		p->kind = JOB_BLOCK_ABSENT;
 	return 0;
 }
@@ -148,7 +160,7 @@ static void note_run(uint8_t *states, size_t first, size_t end, enum job_block k
 
 static bool any_data(const uint8_t *states, size_t n)
 {
-	return memchr(states, JOB_BLOCK_DATA, n) != NULL;
+	return memchr(states, JOB_BLOCK_DATA, n) || memchr(states, JOB_BLOCK_PACKED, n);
 }
 
 int job_map_blocks(int (*map)(const void *of, uint64_t guest_off, struct job_piece *piece,
@@ -166,7 +178,7 @@ int job_map_blocks(int (*map)(const void *of, uint64_t guest_off, struct job_pie
 		ret = map(of, pos, &p, err);
 		if (ret < 0)
 			return ret;
-		if (pos == guest_off && p.kind != JOB_BLOCK_DATA)
+		if (pos == guest_off && (p.kind == JOB_BLOCK_ABSENT || p.kind == JOB_BLOCK_ZERO))
 			*quiet = p.len_bytes;
 		p.len_bytes = min_u64(p.len_bytes, end - pos);
 		note_run(states, (size_t)((pos - guest_off) / block_size),
@@ -288,7 +300,9 @@ int job_source_init(struct job_source *s, struct qcow2_image *const *images, siz
 		if (ret < 0)
 			return ret;
 	}
-	*s = (struct job_source){.reader.read = read_source, .images = images, .nimages = nimages};
+	*s = (struct job_source){.reader = {.read = read_source, .fetch = job_pass_fetch},
+				 .images = images,
+				 .nimages = nimages};
 	s->starts = mem_zalloc(nimages + 1, sizeof(*s->starts));
 	if (!s->starts)
 		return error_errno(err, -ENOMEM, "can't set up the copy");

@@ -7,6 +7,7 @@
 #define JOB_SOURCE_H
 
 #include "image/image.h"
+#include "image/writer.h"
 
 /* A range that couldn't be read, with salvage. */
 typedef void (*job_unreadable_fn)(void *opaque, uint64_t guest_off, uint64_t len_bytes,
@@ -24,12 +25,20 @@ struct job_reader {
 	int (*read)(const struct job_reader *r, uint64_t guest_off, size_t len, size_t block_size,
 		    uint8_t *buf, uint8_t *states, uint64_t *quiet, job_unreadable_fn unreadable,
 		    void *opaque, struct qcow2_error *err);
+	/*
+	 * What a block has that read found to be PACKED: *len compressed bytes, to packed, which
+	 * has room for a block. *len is 0 if it has become another meanwhile: then its data, to
+	 * buf. NULL: there are none.
+	 */
+	int (*fetch)(const struct job_reader *r, uint64_t guest_off, uint8_t *packed, size_t *len,
+		     struct image_origin *origin, uint8_t *buf, struct qcow2_error *err);
 };
 
 enum job_block {
 	JOB_BLOCK_ABSENT, /* nothing is to be written */
 	JOB_BLOCK_ZERO,
 	JOB_BLOCK_DATA,
+	JOB_BLOCK_PACKED, /* a compressed cluster that can be taken as it is; it isn't read */
 };
 
 struct job_source {
@@ -44,6 +53,9 @@ struct job_source {
 	unsigned nlayers;
 	bool salvage;
 	bool unread; /* buf isn't filled, nor needed: the data are moved (move.h) */
+	/* compressed clusters of that size and type are PACKED (pass.c); 0: they are DATA */
+	size_t pass_cluster_size;
+	int pass_compression;
 };
 
 /* -EINVAL if one of them is open for information only. */
@@ -64,6 +76,18 @@ const struct qcow2_image *job_source_image(const struct job_source *s, uint64_t 
  */
 int job_source_run(const struct job_source *s, uint64_t guest_off, uint64_t len_bytes, bool cached,
 		   struct disk_run *run, struct qcow2_error *err);
+
+/* What is at guest_off through all layers of the image that holds it: image_off is where in that.
+ */
+int job_source_run_of(const struct job_source *s, uint64_t guest_off, size_t *image_idx,
+		      uint64_t *image_off, struct data_run *r, struct qcow2_error *err);
+
+/* Is that run, at guest_off, a whole compressed cluster that can be taken as it is? */
+bool job_pass_fits(const struct job_source *s, uint64_t guest_off, size_t image_idx,
+		   uint64_t image_off, const struct data_run *r);
+/* The reader's fetch. */
+int job_pass_fetch(const struct job_reader *r, uint64_t guest_off, uint8_t *packed, size_t *len,
+		   struct image_origin *origin, uint8_t *buf, struct qcow2_error *err);
 
 /* Reads a range that lies inside the source. */
 int job_source_read(const struct job_source *s, uint64_t guest_off, uint8_t *buf, size_t len,

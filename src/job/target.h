@@ -19,8 +19,9 @@ struct job_chunk {
 	uint8_t *buf;	 /* a whole number of blocks; or JOB_MOVE_BUFFER, if they are moved */
 	uint8_t *states; /* enum job_block of each block */
 	size_t nblocks;
-	uint8_t *packed;    /* room for compressed blocks, or NULL */
-	size_t *packed_len; /* of each block: 0: not compressed */
+	uint8_t *packed;	      /* room for compressed blocks, or NULL */
+	size_t *packed_len;	      /* of each block: 0: not compressed */
+	struct image_origin *origins; /* of PACKED blocks */
 	struct codec *codec;
 	struct image_writes writes;
 };
@@ -56,6 +57,7 @@ struct job_target {
 	bool skip_absent;
 	bool compressed;
 	int compression; /* enum codec_type */
+	bool passes;	 /* with compressed: blocks may come PACKED */
 };
 
 /*

@@ -90,6 +90,7 @@ static int put_run(struct inplace_target *t, const struct job_chunk *c, size_t f
 		return 0;
 	case JOB_BLOCK_ZERO:
 		return write_zeros(t, c->guest_off + at, len, err);
+	case JOB_BLOCK_PACKED: /* nobody asks for them */
 	case JOB_BLOCK_DATA:
 		break;
 	}

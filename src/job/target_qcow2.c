@@ -40,6 +40,9 @@ static int put_block(struct qcow2_target *t, struct job_chunk *c, size_t i, stru
 		return 0;
 	case JOB_BLOCK_ZERO:
 		return image_writer_put(t->writer, off, IMAGE_PUT_ZERO, NULL, 0, &c->writes, err);
+	case JOB_BLOCK_PACKED:
+		return image_writer_put_packed(t->writer, off, c->packed + at, c->packed_len[i],
+					       &c->origins[i], &c->writes, err);
 	case JOB_BLOCK_DATA:
 		break;
 	}
@@ -169,7 +172,8 @@ int job_target_check_qcow2(const struct qcow2_convert_options *options,
 		return error_set(err, -EINVAL,
 				 "compressed clusters and preallocation exclude each "
 				 "other");
-	return 0;
+	return codec_check_level((enum codec_type)create->compression, options->compression_level,
+				 err);
 }
 
 static int settle_moves(struct qcow2_target *t, const struct job_source *source,
@@ -254,6 +258,7 @@ static int open_draft(struct qcow2_target *t, const char *path, const struct job
 	t->target.block_size = (size_t)t->draft.g.cluster_size;
 	t->target.compressed = options->flags & QCOW2_CONVERT_COMPRESS;
 	t->target.compression = (int)create->compression;
+	t->target.passes = t->target.compressed && !source->salvage && !options->compression_level;
 	return 0;
 }
 
