@@ -117,12 +117,19 @@ int meta_lay_out_anew(struct meta *m, struct qcow2_error *err)
 		ret = meta_dirty_set(m, err);
 	if (ret < 0)
 		return ret;
-	ret = lay_out(m, err);
-	/* the counts in memory are those of another file */
-	error_set(&why, -EINVAL, "it has been emptied");
+	ret = lay_out(m, &why);
+	if (ret == 0) {
+		atomic_store(&m->engine->needs_repair, false);
+		ret = meta_dirty_clear(m, &why);
+	}
+	/* whatever came of it, the counts in memory are those of another file */
+	if (ret == 0) {
+		error_set(&why, -EINVAL, "it has been emptied");
+	} else {
+		if (err)
+			*err = why;
+		error_prefix(&why, "emptying it failed");
+	}
 	meta_fail(m, &why);
-	if (ret < 0)
-		return ret;
-	atomic_store(&m->engine->needs_repair, false);
-	return meta_dirty_clear(m, err);
+	return ret;
 }

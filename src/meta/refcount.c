@@ -275,6 +275,7 @@ static int need_block(struct meta *m, uint64_t cluster, struct qcow2_error *err)
 
 int meta_refs_raise(struct meta *m, uint64_t first, uint64_t n, struct qcow2_error *err)
 {
+	struct qcow2_error why;
 	uint64_t done = 0;
 	struct piece p;
 	uint64_t stuck;
@@ -294,11 +295,9 @@ int meta_refs_raise(struct meta *m, uint64_t first, uint64_t n, struct qcow2_err
 			break;
 		}
 	}
-	if (ret < 0 && done > 0 && meta_refs_lower(m, first, done, NULL, NULL, NULL) < 0) {
-		struct qcow2_error why;
-
-		/* they would be handed out as free, with counts that say otherwise */
-		error_set(&why, ret, "refcounts that were raised couldn't be lowered again");
+	/* they would be handed out as free, with counts that say otherwise */
+	if (ret < 0 && done > 0 && meta_refs_lower(m, first, done, NULL, NULL, &why) < 0) {
+		error_prefix(&why, "refcounts that were raised couldn't be lowered again");
 		meta_fail(m, &why);
 	}
 	return ret;

@@ -460,7 +460,9 @@ int run_commit(struct run *r)
 	o.threads = 1;
 	r->w->base_changes = true;
 	snprintf(r->last, sizeof(r->last), "commit");
-	ret = part_outcome(r, qcow2_commit(r->image, &o, NULL, &r->err));
+	ret = qcow2_commit(r->image, &o, NULL, &r->err);
+	r->given_up = ret < 0 && strstr(r->err.message, "emptying ");
+	ret = part_outcome(r, ret);
 	return ret == 0 ? run_close(r) : ret;
 }
 

@@ -62,6 +62,7 @@ struct run {
 	uint64_t nrequests, most; /* after so many requests the rest is left out; 0: none is */
 	unsigned opens;
 	bool unfinished; /* the last close failed */
+	bool given_up;	 /* emptying it failed: nothing of it may be changed any more */
 	char last[160];	 /* the request, in words */
 	struct qcow2_error err;
 };

@@ -152,6 +152,17 @@ static int fill_quickly(struct run *r)
 	return ret;
 }
 
+/* Where little of the last refcount block that the table has room for is free. */
+static int fill_what_is_added(struct run *r)
+{
+	uint64_t off = r->w->size;
+	int ret = run_resize(r, r->w->max_size);
+
+	for (; ret == 0 && off < r->w->size; off += 100 * K)
+		ret = run_write(r, off, min_u64(100 * K, r->w->size - off), FILL_NOISE, 0);
+	return ret == 0 ? run_flush(r) : ret;
+}
+
 static int resize_and_write(struct run *r)
 {
 	static const unsigned percent[] = {130, 60, 200, 90, 10, 150, 50, 100};
@@ -405,11 +416,17 @@ static int commit_all(struct run *r)
 	return ret == 0 ? run_commit(r) : ret;
 }
 
-/* The L1 table has moved, and data are where a new image has its tables. */
+/*
+ * The L1 table has moved, and data are where a new image has its tables. Not an L2 table, which
+ * could become zeros without harm: so that one is there before, and what is below isn't so long
+ * that it needs another to be hidden.
+ */
 static int grow_and_commit(struct run *r)
 {
-	int ret = run_resize(r, r->w->max_size);
+	int ret = run_write(r, 0, 512, FILL_NOISE, 0);
 
+	if (ret == 0)
+		ret = run_resize(r, r->w->max_size);
 	if (ret == 0)
 		ret = run_flush(r);
 	for (unsigned i = 0; ret == 0 && i < 6; i++)
@@ -517,6 +534,9 @@ const struct workload workloads[] = {
 	 .samples = 1},
 	{IMAGE("grow-table-w64", 3, 9, 64, 2300 * K, .raw = false), .run = fill_quickly,
 	 .samples = 1},
+	{IMAGE("grow-table-soon", 3, 9, 64, 1950 * K, .prealloc = QCOW2_PREALLOC_METADATA,
+	       .max_size = 2250 * K),
+	 .run = fill_what_is_added, .samples = 1},
 	{IMAGE("grow-table-tiny", 3, 9, 64, 2300 * K, .raw = false), .run = fill_quickly,
 	 .samples = 1, TINY_CACHES},
 	{IMAGE("resize-512", 3, 9, 16, 1200 * K, .max_size = 3 * M), .run = resize_and_write},
@@ -608,6 +628,9 @@ const struct workload workloads[] = {
 	{IMAGE("commit-snapshot", 3, 12, 16, 60 * K, OVER_QCOW2, SNAPSHOT), .run = commit_all},
 	{IMAGE("commit-grown", 3, 9, 16, 30 * K, OVER_RAW, .max_size = 2050 * K),
 	 .run = grow_and_commit, .samples = 1},
+	{IMAGE("commit-moved", 3, 9, 16, 30 * K, .backing = BACKING_RAW, .backing_size = 20 * K,
+	       .max_size = 1000 * K),
+	 .run = grow_and_commit},
 	{IMAGE("commit-v2", 2, 12, 16, 60 * K, OVER_RAW, .filled = true), .run = commit_all},
 	{IMAGE("commit-lazy", 3, 12, 16, 60 * K, OVER_QCOW2, .lazy = true), .run = commit_all,
 	 .samples = 1},

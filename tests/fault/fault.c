@@ -157,6 +157,14 @@ static int request(struct run *r, enum probe what)
 				   : run_flush(r);
 }
 
+/* The reason is the fault's own. */
+static bool says_why(const struct run *r)
+{
+	const char *why = strstr(r->err.message, "the image can't be changed any more: ");
+
+	return why && strstr(why, strerror(-fault.kind->code));
+}
+
 /* One request more, after the fault: must it fail, mustn't it, or may it? */
 static int probe(struct trial *t, enum probe what)
 {
@@ -171,6 +179,9 @@ static int probe(struct trial *t, enum probe what)
 	failed = t->r.failures > before;
 	if (barrier && what != PROBE_READ && !failed)
 		return complain("%s works after a barrier failed", names[what]);
+	/* counts that can't be read can't be put back either */
+	if (failed && fault.kind->forever && what != PROBE_READ && says_why(&t->r))
+		return 0;
 	if (failed && fault.hits == hits && ((!barrier && !fault.header) || what == PROBE_READ))
 		return complain("%s doesn't work though nothing failed just now: %s", names[what],
 				t->r.err.message);
@@ -183,7 +194,10 @@ static int look_at_open_image(struct trial *t)
 	bool once = !fault.kind->forever && fault.kind->op != STORAGE_OP_FLUSH;
 	int ret = 0;
 
-	if (once && !fault.header && t->r.failures > 1)
+	if (once && t->r.given_up && !fault.header && t->r.failures > 1 && !says_why(&t->r))
+		return complain("it isn't said why there are no changes any more: %s",
+				t->r.err.message);
+	if (once && !fault.header && !t->r.given_up && t->r.failures > 1)
 		return complain("one fault made %" PRIu64 " requests fail", t->r.failures);
 	t->r.most = 0;
 	for (int what = PROBE_READ; ret == 0 && t->r.image && what <= PROBE_FLUSH; what++)
