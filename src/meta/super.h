@@ -71,6 +71,8 @@ int meta_super_write_compatible(struct meta *m, uint64_t bits, struct qcow2_erro
  * lies behind its first sector (super_aside.c). m->header is the caller's to follow.
  */
 int meta_super_switch(struct meta *m, const uint8_t *cluster, struct qcow2_error *err);
+/* Whether that leaves the one or the other: old is what the first cluster has now. */
+bool meta_super_can_switch(const struct meta *m, const uint8_t *old, const uint8_t *cluster);
 
 /* Another bitmap directory, or none (NULL), and its autoclear bit. */
 int meta_super_write_bitmaps(struct meta *m, const struct format_ext_bitmaps *bitmaps,

@@ -77,6 +77,18 @@ static int write_switch(struct meta *m, const uint8_t *cluster, uint64_t len,
 	return meta_barrier(m, err);
 }
 
+/* Where there is room behind all that either header uses, for what s has behind its fields; or 0.
+ */
+static uint64_t place_aside(const struct image *s, uint64_t behind, uint64_t cluster_size)
+{
+	uint64_t at = align_up(max_u64(behind, s->end), LAYOUT_SECTOR);
+
+	if (s->ext_off + LAYOUT_EXT_FRAME_LEN > LAYOUT_SECTOR ||
+	    at + (s->end - s->ext_off) > cluster_size)
+		return 0;
+	return at;
+}
+
 /*
  * The same header as in cluster, with its extensions and its name moved to a sector behind all
  * that either header uses. *at 0: there is no room.
@@ -86,12 +98,10 @@ static void detour(uint8_t *aside, const uint8_t *cluster, uint64_t cluster_size
 {
 	uint64_t len = s->end - s->ext_off;
 
-	*at = align_up(behind, LAYOUT_SECTOR);
+	*at = place_aside(s, behind, cluster_size);
 	*end = *at + len;
-	if (s->ext_off + LAYOUT_EXT_FRAME_LEN > LAYOUT_SECTOR || *end > cluster_size) {
-		*at = 0;
+	if (*at == 0)
 		return;
-	}
 	memset(aside, 0, (size_t)cluster_size);
 	memcpy(aside, cluster, (size_t)s->ext_off);
 	memcpy(aside + *at, cluster + s->ext_off, (size_t)len);
@@ -121,7 +131,7 @@ static int switch_aside(struct meta *m, const uint8_t *cluster, uint64_t behind,
 
 	if (!aside)
 		return error_errno(err, -ENOMEM, "can't rewrite the header");
-	detour(aside, cluster, cs, &s, max_u64(behind, s.end), &at, &end);
+	detour(aside, cluster, cs, &s, behind, &at, &end);
 	if (at == 0)
 		return write_switch(m, cluster, cs, err);
 	ret = write_part(m, aside, at, end, err);
@@ -130,6 +140,16 @@ static int switch_aside(struct meta *m, const uint8_t *cluster, uint64_t behind,
 	if (ret == 0)
 		settle(m, cluster, at, end);
 	return ret;
+}
+
+bool meta_super_can_switch(const struct meta *m, const uint8_t *old, const uint8_t *cluster)
+{
+	const uint64_t cs = m->geometry.cluster_size;
+	struct image was = look(old, cs), is = look(cluster, cs);
+
+	if (cs <= LAYOUT_SECTOR || was.end <= LAYOUT_SECTOR || is.end <= LAYOUT_SECTOR)
+		return true;
+	return place_aside(&is, was.end, cs) != 0;
 }
 
 int meta_super_switch(struct meta *m, const uint8_t *cluster, struct qcow2_error *err)

@@ -4,12 +4,12 @@
  * belongs together there doesn't fit into the small writes of super_write.c. But who reads a header
  * goes by its first sector, which is written at once, and that says where the rest is. So what the
  * new one has behind that sector is written first, to where the present one has nothing: the name
- * of the backing file, which is the only thing there in nearly all images, can lie anywhere. Then,
- * when that is durable, the first sector makes it count.
+ * of the backing file can lie anywhere. Then, when that is durable, the first sector makes it
+ * count.
  *
- * Where extensions themselves reach behind the first sector, or a cluster has no room for the name
- * in two places, the whole cluster is written, and a power cut in the middle of that may tear it.
- * Meanwhile the bit that makes bitmaps count is clear.
+ * Extensions that reach behind the first sector, as in most images over a backing file, go by way
+ * of super_aside.c. Where a cluster has no room for both headers the whole of it is written, and a
+ * power cut in the middle of that may tear it. Meanwhile the bit that makes bitmaps count is clear.
  */
 #include <errno.h>
 #include <string.h>
@@ -180,6 +180,8 @@ static int write_switch(struct meta *m, struct format_header *h, uint8_t *cluste
 		return write_sector(m, cluster, sector, what, err);
 	if (plan(m, old, h, cluster))
 		return write_planned(m, h, cluster, old, what, err);
+	if (meta_super_can_switch(m, old, cluster))
+		return meta_super_switch(m, cluster, err);
 	return write_whole(m, h->autoclear, cluster, what, err);
 }
 

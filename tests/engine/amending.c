@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Workloads that amend an image: see workload.h. */
+#include <stdio.h>
+#include <string.h>
+
 #include "base/num.h"
 #include "engine/workload.h"
 
@@ -114,6 +117,28 @@ int amending_change_laziness(struct run *r)
 		ret = run_amend(r, &o);
 		if (ret == 0)
 			ret = write_some(r, 3);
+	}
+	return ret;
+}
+
+/* Names that end before, in and behind the header's first sector. */
+int amending_change_data_file(struct run *r)
+{
+	static const size_t lengths[] = {40, 480, 60, 900, 30};
+	struct qcow2_amend_options o = QCOW2_AMEND_OPTIONS_INIT;
+	size_t len = strlen(r->w->data_path);
+	char name[1024];
+	int ret = write_some(r, 2);
+
+	o.what = QCOW2_AMEND_DATA_FILE;
+	o.data_file = name;
+	for (unsigned i = 0; ret == 0 && i < ARRAY_LEN(lengths); i++) {
+		snprintf(name, sizeof(name), "%s-%0*u", r->w->data_path, (int)lengths[i], i);
+		name[len + lengths[i]] = '\0';
+		flat_name(name, &r->w->data);
+		ret = run_amend(r, &o);
+		if (ret == 0)
+			ret = write_some(r, 1);
 	}
 	return ret;
 }

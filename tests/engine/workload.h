@@ -21,6 +21,8 @@ int amending_change_version(struct run *r);
 int amending_drop_bitmaps(struct run *r);
 int amending_change_width(struct run *r);
 int amending_change_laziness(struct run *r);
+/* The data file gets other names, of all lengths. */
+int amending_change_data_file(struct run *r);
 
 extern const struct workload workloads[];
 extern const unsigned nworkloads;

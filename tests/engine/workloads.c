@@ -485,6 +485,21 @@ static void set_dirty(struct world *w)
 		w->file.bytes[block + i] ^= 0x15;
 }
 
+/* What is in the header goes on behind its first sector: an extension that nobody knows. */
+static void make_header_long(struct world *w)
+{
+	const uint32_t len = 600, shift = len + 8;
+	uint8_t *b = w->file.bytes, *from = b + load_be32(b + 100);
+	uint64_t name = load_be64(b + 8);
+
+	memmove(from + shift, from, (size_t)(b + world_cluster(w) - from) - shift);
+	store_be32(from, 0x6e6f6f6e);
+	store_be32(from + 4, len);
+	memset(from + 8, 0xee, len);
+	if (name != 0)
+		store_be64(b + 8, name + shift);
+}
+
 /* ---- the list ---- */
 
 #define IMAGE(n, v, c, w, s, ...)                                                                  \
@@ -586,6 +601,10 @@ const struct workload workloads[] = {
 	{IMAGE("bitmaps-data-file", 3, 12, 16, 100 * K, .data = DATA_FILE, .bitmap_bits = 12),
 	 .run = keep_bitmaps, .samples = 1},
 	{IMAGE("bitmaps-come", 3, 12, 16, 60 * K, OVER_QCOW2), .run = keep_bitmaps, .samples = 2},
+	{IMAGE("bitmaps-long", 3, 12, 16, 60 * K, .bitmap_bits = 9), .run = keep_bitmaps,
+	 .prepare = make_header_long, .samples = 2},
+	{IMAGE("bitmaps-come-long", 3, 12, 16, 60 * K, .filled = true), .run = keep_bitmaps,
+	 .prepare = make_header_long, .samples = 4},
 	{IMAGE("bitmaps-write", 3, 12, 16, 100 * K, .bitmap_bits = 12, SNAPSHOT),
 	 .run = write_zeros, .samples = 1},
 	{IMAGE("bitmaps-resize", 3, 9, 16, 100 * K, .bitmap_bits = 9), .run = resize_and_write,
@@ -599,6 +618,10 @@ const struct workload workloads[] = {
 	{IMAGE("amend-version-512", 3, 9, 16, 40 * K, .lazy = true), .run = amending_change_version,
 	 .samples = 1},
 	{IMAGE("amend-bitmaps", 3, 9, 16, 40 * K), .run = amending_drop_bitmaps, .samples = 1},
+	{IMAGE("amend-version-long", 3, 12, 16, 40 * K, .filled = true), .samples = 1,
+	 .run = amending_change_version, .prepare = make_header_long},
+	{IMAGE("amend-data-file", 3, 12, 16, 40 * K, .data = DATA_FILE),
+	 .run = amending_change_data_file, .samples = 4},
 	{IMAGE("amend-width", 3, 12, 16, 100 * K, .filled = true), .run = amending_change_width},
 	{IMAGE("amend-width-512", 3, 9, 16, 60 * K, SNAPSHOT), .run = amending_change_width,
 	 .samples = 1},
@@ -644,6 +667,8 @@ const struct workload workloads[] = {
 	{IMAGE("flatten-packed", 3, 12, 16, 100 * K, OVER_QCOW2, .raw = false),
 	 .run = flatten_packed, .samples = 1},
 	{IMAGE("rename", 3, 12, 16, 20 * K, OVER_RAW), .run = change_name},
+	{IMAGE("rename-long", 3, 12, 16, 20 * K, OVER_RAW), .run = change_name,
+	 .prepare = make_header_long, .samples = 4},
 	{IMAGE("rename-512", 2, 9, 16, 20 * K, OVER_RAW), .run = flatten},
 };
 const unsigned nworkloads = ARRAY_LEN(workloads);
