@@ -381,6 +381,7 @@ int world_open(struct world *w, struct qcow2_image **image, const struct world_h
 		o.discard = rw->discard;
 		o.pass_discard = rw->pass_discard;
 		o.lazy_refcounts = w->c.version < 3 ? QCOW2_AS_RECORDED : rw->lazy;
+		o.overlap_check = rw->overlap_check;
 		o.l2_cache_bytes = rw->l2_cache_bytes;
 		o.refcount_cache_bytes = rw->refcount_cache_bytes;
 	}

@@ -35,7 +35,7 @@ struct world_config {
 
 /* How it is opened for writing. */
 struct world_how {
-	unsigned flags, discard, pass_discard, lazy;
+	unsigned flags, discard, pass_discard, lazy, overlap_check;
 	size_t l2_cache_bytes, refcount_cache_bytes;
 };
 

@@ -381,6 +381,26 @@ static void what_changed_is_known_as_it_is_now(void **state)
 	meta_cache_free(c);
 }
 
+/* Also where it has lost its place and is kept straight. */
+static void what_is_forgotten_is_read_again(void **state)
+{
+	struct pattern p = {0};
+	struct meta_cache *c = cache_on(&p, 64 * SLICE);
+
+	(void)state;
+	meta_cache_keep_straight(c, STEP, false);
+	expect_slices(c, 1, 200);
+	expect_slices(c, 1, 3);
+	assert_int_equal(p.reads, 199);
+	expect_slices(c, 100, 200); /* both have lost it again */
+	p.other = SLICE;
+	meta_cache_forget(c, SLICE, SLICE);
+	expect_words(c, SLICE, SLICE + OTHER);
+	expect_slice(c, 2 * SLICE);
+	assert_int_equal(p.reads, 200);
+	meta_cache_free(c);
+}
+
 static const struct meta_ahead in_the_middle = {.wanted = 1, .left = 12, .before = 4};
 
 static void expect_ahead(struct meta_cache *c, uint64_t off, const struct meta_ahead *ahead)
@@ -499,6 +519,7 @@ int main(void)
 		cmocka_unit_test(other_slices_are_read_again),
 		cmocka_unit_test(a_word_of_a_straight_slice_needs_no_place),
 		cmocka_unit_test(what_changed_is_known_as_it_is_now),
+		cmocka_unit_test(what_is_forgotten_is_read_again),
 		cmocka_unit_test(where_reads_cost_much_the_table_around_comes_too),
 		cmocka_unit_test(nothing_comes_from_beyond_the_table),
 		cmocka_unit_test(what_changes_while_it_is_read_around_isnt_kept),
