@@ -335,6 +335,37 @@ static void a_size_of_64_bits_is_recorded(void **state)
 	free(path);
 }
 
+/* Through another snapshot that has the table written anew, and for the real program to read. */
+static void what_its_taker_knows_is_recorded(void **state)
+{
+	static const uint64_t icounts[] = {0x123456789abcdef0, UINT64_MAX};
+	char *path = engine_make(state, "image", "cluster_size=4096", "1M");
+	struct qcow2_snapshot_options o = QCOW2_SNAPSHOT_OPTIONS_INIT;
+	struct qcow2_image *image = open_it(path, QCOW2_OPEN_WRITE, NULL);
+	struct qcow2_info info = QCOW2_INFO_INIT;
+
+	o.date_sec = 1234567890;
+	o.date_nsec = 987654321;
+	o.vm_clock_nsec = 0xfedcba9876543210;
+	for (unsigned i = 0; i < 2; i++) {
+		o.icount = icounts[i];
+		assert_int_equal(qcow2_snapshot_create(image, i ? "two" : "one", &o, NULL), 0);
+	}
+	close_it(image);
+	image = open_it(path, 0, NULL);
+	assert_int_equal(qcow2_info(image, &info, NULL), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(info.snapshots[i].date_sec, o.date_sec);
+		assert_int_equal(info.snapshots[i].date_nsec, o.date_nsec);
+		assert_true(info.snapshots[i].vm_clock_nsec == o.vm_clock_nsec);
+		assert_true(info.snapshots[i].icount == icounts[i]);
+		assert_int_equal(info.snapshots[i].has_icount, i == 0);
+	}
+	qcow2_close(image);
+	assert_clean(path);
+	free(path);
+}
+
 /* ---- disks of other sizes ---- */
 
 static void it_never_comes_to_light_in_the_disk(void **state)
@@ -509,6 +540,7 @@ int main(void)
 		IMAGE_TEST(positions_reach_as_far_as_the_map),
 		IMAGE_TEST(every_kind_of_image_has_it),
 		IMAGE_TEST(a_snapshot_takes_it_along),
+		IMAGE_TEST(what_its_taker_knows_is_recorded),
 		IMAGE_TEST(a_size_of_64_bits_is_recorded),
 		IMAGE_TEST(it_never_comes_to_light_in_the_disk),
 		IMAGE_TEST(each_snapshot_has_it_behind_its_own_disk),
