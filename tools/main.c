@@ -143,7 +143,7 @@ static int run(int argc, char **argv, int *failure_status)
 	argv++;
 	/* qemu-io's own is among the options of io, where a command may look like one */
 	if (verb->command != &io_command) {
-		int status = names_take_objects(argv, &argc);
+		int status = names_take_objects(argv, &argc, *failure_status);
 
 		if (status != 0)
 			return status;

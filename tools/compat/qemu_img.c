@@ -78,8 +78,9 @@ static int run_verb(int argc, char **argv)
 {
 	const struct verb *verb = verb_find(argv[0]);
 	char **words = calloc((size_t)argc + BEFORE_MAX + 1, sizeof(*words));
+	char *size = NULL;
 	size_t v, nbefore = 0;
-	int status;
+	int status = 0;
 
 	for (v = 0; v < NVERBS && strcmp(verbs[v].name, argv[0]) != 0; v++)
 		;
@@ -93,8 +94,15 @@ static int run_verb(int argc, char **argv)
 			words[1 + nbefore] = verbs[v].before[nbefore];
 		memcpy(words + 1 + nbefore, argv + 1, (size_t)(argc - 1) * sizeof(*words));
 		argc += (int)nbefore;
+		/* the last word is the size, whatever it looks like */
+		if (verb->command == &resize_command && argc > 2)
+			size = words[--argc];
+		words[argc] = NULL;
 		/* bench alone has no --object */
-		status = verb->command == &bench_command ? 0 : names_take_objects(words, &argc);
+		if (verb->command != &bench_command)
+			status = names_take_objects(words, &argc, verb->command->failure_status);
+		if (size)
+			words[argc++] = size;
 		words[argc] = NULL;
 		if (status == 0)
 			status = verb->run(argc, words);

@@ -72,7 +72,7 @@ int names_check_objects(const struct cli_list *objects, struct qcow2_error *err)
 	return rc;
 }
 
-int names_take_objects(char **words, int *n)
+int names_take_objects(char **words, int *n, int failure)
 {
 	static const char name[] = "--object";
 	struct qcow2_error err = {0};
@@ -90,10 +90,12 @@ int names_take_objects(char **words, int *n)
 		} else if (strncmp(word, "--object=", strlen("--object=")) == 0) {
 			definition = word + strlen("--object=");
 		}
-		if (!definition)
+		if (!definition) {
 			words[to++] = words[from];
-		else if (check_one(definition, &err) < 0)
-			return cli_error("%s", err.message);
+		} else if (check_one(definition, &err) < 0) {
+			cli_error("%s", err.message);
+			return failure;
+		}
 	}
 	while (from < *n)
 		words[to++] = words[from++];

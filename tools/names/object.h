@@ -11,8 +11,8 @@ int names_check_objects(const struct cli_list *objects, struct qcow2_error *err)
 
 /*
  * Takes --object and its argument out of the n words of a command line, up to "--". Says what is
- * wrong with them: an exit code, else 0.
+ * wrong with them: an exit code, failure for what is no good definition, else 0.
  */
-int names_take_objects(char **words, int *n);
+int names_take_objects(char **words, int *n, int failure);
 
 #endif
