@@ -50,6 +50,7 @@ struct create_option {
 };
 
 #define AT(member) offsetof(struct qcow2_create_options, member)
+#define BYTES "bytes, or a number with k, M, G, T, P or E, up to 8E - 1"
 
 static const struct create_option options[TOOL_NOPTIONS] = {
 	{"backing_file", KIND_STRING, AT(backing_file), NULL, false, 7, 0,
@@ -77,7 +78,10 @@ static const struct create_option options[TOOL_NOPTIONS] = {
 
 /* Hints to some file systems that qemu-img has too. Scripts pass them everywhere, so they are
  * taken. */
-static const char *const ignored[] = {"extent_size_hint", "nocow"};
+static const struct create_option ignored[] = {
+	{.name = "extent_size_hint", .kind = KIND_SIZE},
+	{.name = "nocow", .kind = KIND_BOOL},
+};
 
 /* Of the help of qemu-img, which has them when it is told what file it would be. */
 static const struct {
@@ -171,8 +175,7 @@ static int store(struct tool_create *create, const struct create_option *o, cons
 		return 0;
 	case KIND_SIZE:
 		if (cli_size_parse(value, at) < 0 || *(uint64_t *)at > INT64_MAX)
-			return refuse(create, o, value,
-				      "bytes, or a number with k, M, G, T, P or E, up to 8E - 1");
+			return refuse(create, o, value, BYTES);
 		/* to the library 0 is "the default" */
 		if (o->at == AT(cluster_size) && *(uint64_t *)at == 0)
 			return refuse(create, o, value, "a power of two from 512 to 2M");
@@ -212,8 +215,25 @@ static int amend_encryption(struct tool_create *create, const char *name)
 	return create->encryption ? 0 : refuse_amend(name);
 }
 
+/* Its value has to be one all the same. */
+static int pass_over(const struct tool_create *create, const struct create_option *o,
+		     const char *value)
+{
+	uint64_t size;
+	bool on;
+
+	if (create->amend)
+		return refuse_amend(o->name);
+	if (o->kind == KIND_BOOL && value && parse_bool(value, &on) < 0)
+		return refuse(create, o, value, "on or off");
+	if (o->kind == KIND_SIZE && (!value || cli_size_parse(value, &size) < 0))
+		return refuse(create, o, value ? value : "", BYTES);
+	cli_warn("option '%s' has no effect yet", o->name);
+	return 0;
+}
+
 /* 0 if it may be passed over. */
-static int unknown_option(struct tool_create *create, const char *name)
+static int unknown_option(struct tool_create *create, const char *name, const char *value)
 {
 	struct cli_guess guess = {.typed = name};
 	size_t i;
@@ -225,12 +245,8 @@ static int unknown_option(struct tool_create *create, const char *name)
 		return -ENOTSUP;
 	}
 	for (i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++) {
-		if (strcmp(ignored[i], name) == 0 && create->amend)
-			return refuse_amend(name);
-		if (strcmp(ignored[i], name) == 0) {
-			cli_warn("option '%s' has no effect yet", name);
-			return 0;
-		}
+		if (strcmp(ignored[i].name, name) == 0)
+			return pass_over(create, &ignored[i], value);
 	}
 	for (i = 0; i < TOOL_NOPTIONS; i++)
 		cli_guess_try(&guess, options[i].name);
@@ -266,7 +282,7 @@ int tool_create_set(struct tool_create *create, const char *name, const char *va
 		if (strcmp(options[i].name, name) == 0)
 			o = &options[i];
 	if (!o)
-		return unknown_option(create, name);
+		return unknown_option(create, name, value);
 	if (place_in(create->lib.format, o) == 0) {
 		cli_usage(create->verb, "raw images have no option '%s'", name);
 		return -EINVAL;

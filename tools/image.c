@@ -82,11 +82,28 @@ int tool_fill_setup(struct names_setup *setup, const char *name, const char *for
 	return rc;
 }
 
+/* Below the nodes, which look through theirs when they are opened. */
+static const char *unknown_option(const struct names_setup *setup)
+{
+	size_t i;
+
+	for (i = 0; setup->format && strcmp(setup->format, "qcow2") == 0 && i < setup->tree.n; i++)
+		if (!strchr(setup->tree.list[i].name, '.'))
+			return setup->tree.list[i].name;
+	return NULL;
+}
+
+static void take_format(const char **format, const struct names_setup *setup)
+{
+	if (!*format && setup->format)
+		*format = strcmp(setup->format, "qcow2") == 0 ? "qcow2" : "raw";
+}
+
 char *tool_plain_path(const char *name, const char **format, bool image_opts)
 {
 	struct qcow2_error err = {0};
 	struct names_setup setup;
-	const char *path;
+	const char *path, *bad;
 	char *copy = NULL;
 
 	names_setup_init(&setup);
@@ -95,12 +112,16 @@ char *tool_plain_path(const char *name, const char **format, bool image_opts)
 		goto out;
 	}
 	path = names_plain_path(&setup);
-	if (!path) {
+	bad = unknown_option(&setup);
+	if (bad)
+		cli_error("Could not open '%s': Block format 'qcow2' does not support the option "
+			  "'%s'",
+			  name, bad);
+	else if (!path)
 		cli_error("could not open '%s': that takes a plain file", name);
+	if (bad || !path)
 		goto out;
-	}
-	if (!*format && setup.format)
-		*format = strcmp(setup.format, "qcow2") == 0 ? "qcow2" : "raw";
+	take_format(format, &setup);
 	copy = strdup(path);
 	if (!copy)
 		cli_error("out of memory");
@@ -109,10 +130,59 @@ out:
 	return copy;
 }
 
-/* Is the name more than that of a file? qemu-img's messages tell it beside the file's. */
-static bool is_description(const char *name, unsigned flags)
+void tool_explain_opening(const char *name, unsigned flags, const struct qcow2_error *err,
+			  const char *advice)
 {
-	return flags & TOOL_OPEN_IMAGE_OPTS || strncmp(name, "json:", 5) == 0;
+	/* what the library says names the file; what is said of names doesn't */
+	if (cli_is_face() && (flags & TOOL_OPEN_IMAGE_OPTS || strncmp(name, "json:", 5) == 0 ||
+			      strncmp(name, "blkdebug:", 9) == 0))
+		cli_set_subject("options", name);
+	if (names_said(err) && cli_is_face())
+		cli_error("Could not open '%s': %s", name, err->message);
+	else
+		tool_explain(err, advice);
+}
+
+/* As the library does for a path. */
+static int lock_store(struct qcow2_storage store, unsigned flags, struct qcow2_error *err)
+{
+	unsigned change = flags & QCOW2_OPEN_WRITE ? QCOW2_LOCK_WRITE | QCOW2_LOCK_RESIZE : 0;
+
+	if (!store.ops->lock)
+		return 0;
+	return store.ops->lock(
+		store.self, QCOW2_LOCK_READ | change,
+		flags & QCOW2_OPEN_FORCE_SHARE ? 0 : QCOW2_LOCK_WRITE | QCOW2_LOCK_RESIZE, err);
+}
+
+int tool_path_or_store(const char *name, const char **format, unsigned flags, char **path,
+		       struct qcow2_storage *store)
+{
+	struct qcow2_error err = {0};
+	struct names_setup setup;
+	const char *bad;
+	int rc;
+
+	names_setup_init(&setup);
+	rc = tool_fill_setup(&setup, name, NULL, flags, &err);
+	bad = rc == 0 ? unknown_option(&setup) : NULL;
+	if (bad)
+		rc = names_reason(&err, -EINVAL,
+				  "Block format 'qcow2' does not support the option '%s'", bad);
+	if (rc == 0 && names_plain_path(&setup)) {
+		*path = strdup(names_plain_path(&setup));
+		rc = *path ? 0 : names_reason(&err, -ENOMEM, "out of memory");
+	} else if (rc == 0) {
+		rc = names_open_store(&setup, flags, store, &err);
+		if (rc == 0)
+			rc = lock_store(*store, flags, &err);
+	}
+	if (rc == 0)
+		take_format(format, &setup);
+	else
+		tool_explain_opening(name, flags, &err, NULL);
+	names_setup_release(&setup);
+	return rc;
 }
 
 int tool_open(struct qcow2_image **image, const char *name, const char *format,
@@ -142,15 +212,12 @@ int tool_open(struct qcow2_image **image, const char *name, const char *format,
 	}
 	if (rc == 0 && !(flags & QCOW2_OPEN_INFO))
 		tell_damage(o.image);
-	/* what the library says names the file; what is said of names doesn't */
-	if (rc < 0 && cli_is_face() && is_description(name, flags))
-		cli_set_subject("options", name);
-	if (rc < 0 && names_said(&err) && cli_is_face())
-		cli_error("Could not open '%s': %s", name, err.message);
-	else if (rc == -EAGAIN && !(flags & (QCOW2_OPEN_FORCE_SHARE | QCOW2_OPEN_WRITE)))
-		tool_explain(&err, "-U reads it all the same");
-	else if (rc < 0)
-		tool_explain(&err, NULL);
+	if (rc < 0)
+		tool_explain_opening(
+			name, flags, &err,
+			rc == -EAGAIN && !(flags & (QCOW2_OPEN_FORCE_SHARE | QCOW2_OPEN_WRITE))
+				? "-U reads it all the same"
+				: NULL);
 	names_setup_release(&setup);
 	*image = o.image;
 	return rc;

@@ -50,6 +50,18 @@ int tool_fill_setup(struct names_setup *setup, const char *name, const char *for
 char *tool_plain_path(const char *name, const char **format, bool image_opts);
 
 /*
+ * The same for calls that take a store, too: where the name is more than a file's, *path stays NULL
+ * and *store, which is the caller's, is what it comes to, with the lock that flags (QCOW2_OPEN_*,
+ * TOOL_OPEN_IMAGE_OPTS) ask for. -errno, told.
+ */
+int tool_path_or_store(const char *name, const char **format, unsigned flags, char **path,
+		       struct qcow2_storage *store);
+
+/* Tells why name couldn't be opened: qemu-img's sentence has all of a description. */
+void tool_explain_opening(const char *name, unsigned flags, const struct qcow2_error *err,
+			  const char *advice);
+
+/*
  * Opens an image by any name that a user may give it, local references followed, flags
  * QCOW2_OPEN_*. Says what went wrong. The snapshot may be NULL.
  */

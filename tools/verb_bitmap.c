@@ -80,9 +80,7 @@ static int check(const struct bitmap_args *args, int noperands)
 		return cli_error("Expecting filename and bitmap name");
 	if (args->format && args->image_opts)
 		return cli_error("--image-opts and --format are mutually exclusive");
-	return tool_known_format(args->format) && tool_known_format(args->source_format)
-		       ? 0
-		       : EXIT_FAILURE;
+	return tool_known_format(args->format) ? 0 : EXIT_FAILURE;
 }
 
 /* Fills err with what is wrong, in qemu-img's words. */
@@ -237,6 +235,10 @@ static int change(const struct bitmap_args *args, const char *file, const char *
 			   flags | (args->dry_run ? 0 : QCOW2_OPEN_WRITE) |
 				   (args->image_opts ? TOOL_OPEN_IMAGE_OPTS : 0));
 
+	if (rc == 0 && args->source) {
+		cli_set_subject("bitmap", args->source);
+		rc = tool_known_format(args->source_format) ? 0 : -EINVAL;
+	}
 	if (rc == 0 && args->source)
 		rc = tool_open(&source, args->source, args->source_format, NULL, flags);
 	if (rc == 0)

@@ -24,8 +24,9 @@ enum { CHECK_CLEAN, CHECK_INCOMPLETE, CHECK_CORRUPT, CHECK_LEAKS, CHECK_UNSUPPOR
 struct check_args {
 	bool image_opts;
 	const char *format;
-	const char *filename; /* of the file that is meant */
-	const char *name;     /* as it was typed */
+	const char *filename;	    /* of the file that is meant */
+	const char *name;	    /* as it was typed */
+	struct qcow2_storage store; /* what it comes to where it isn't a file's */
 	const char *undo, *undo_apply;
 	int repair, output;
 	bool force_share, quiet, progress, no_undo, keep_undo, list;
@@ -176,6 +177,14 @@ static int exit_code(const struct qcow2_check_result *r)
 	return r->leaks > 0 ? CHECK_LEAKS : CHECK_CLEAN;
 }
 
+static unsigned open_flags(const struct check_args *args)
+{
+	return tool_cache_read_flags(args->cache) |
+	       (args->force_share ? QCOW2_OPEN_FORCE_SHARE : 0) |
+	       (args->repair >= 0 ? QCOW2_OPEN_WRITE : 0) |
+	       (args->image_opts ? TOOL_OPEN_IMAGE_OPTS : 0);
+}
+
 static int failed(const struct qcow2_check_result *r, int rc, const struct qcow2_error *err,
 		  const struct check_args *args)
 {
@@ -183,9 +192,10 @@ static int failed(const struct qcow2_check_result *r, int rc, const struct qcow2
 		tool_explain(err, NULL);
 		return CHECK_UNSUPPORTED;
 	}
-	tool_explain(err, rc == -EAGAIN && args->repair < 0 && !args->force_share
-				  ? "-U checks it all the same"
-				  : NULL);
+	tool_explain_opening(args->name, open_flags(args), err,
+			     rc == -EAGAIN && args->repair < 0 && !args->force_share
+				     ? "-U checks it all the same"
+				     : NULL);
 	return CHECK_INCOMPLETE;
 }
 
@@ -196,12 +206,12 @@ static int failed(const struct qcow2_check_result *r, int rc, const struct qcow2
 /* The name beside the image, which is the caller's; NULL: there is to be none. */
 static char *undo_path_of(const struct check_args *args)
 {
-	size_t size = strlen(args->filename) + sizeof(UNDO_SUFFIX);
+	size_t size = args->filename ? strlen(args->filename) + sizeof(UNDO_SUFFIX) : 0;
 	struct stat sb;
 	char *path;
 
 	/* qemu-img leaves no files beside an image. */
-	if (args->repair < 0 || args->no_undo || args->undo || cli_is_face())
+	if (size == 0 || args->repair < 0 || args->no_undo || args->undo || cli_is_face())
 		return NULL;
 	if (stat(args->filename, &sb) != 0 || !S_ISREG(sb.st_mode))
 		return NULL;
@@ -311,7 +321,8 @@ static int check(const struct check_args *args)
 	options.undo_path = args->undo ? args->undo : undo_path;
 	options.undo_flags = args->keep_undo ? QCOW2_UNDO_KEEP : 0;
 	buffer_findings(true);
-	rc = qcow2_check(args->filename, &options, &result, &err);
+	rc = args->filename ? qcow2_check(args->filename, &options, &result, &err)
+			    : qcow2_check_storage(args->store, &options, &result, &err);
 	buffer_findings(false);
 	cli_progress_end(&shown, rc == 0);
 	tell_undo(args, &options, &result);
@@ -353,14 +364,22 @@ int verb_check(int argc, char **argv)
 		return cli_usage("check", "an undo file and --no-undo contradict each other");
 	if (!tool_known_format(args.format))
 		return CHECK_INCOMPLETE;
+	if (args.format && args.image_opts)
+		return cli_error("--image-opts and -f are mutually exclusive");
 	if (args.filename) {
 		args.name = args.filename;
-		path = tool_plain_path(args.name, &args.format, args.image_opts);
-		args.filename = path;
-		if (!path)
+		if (tool_path_or_store(args.name, &args.format, open_flags(&args), &path,
+				       &args.store) < 0)
 			return CHECK_INCOMPLETE;
+		args.filename = path;
 	}
-	status = args.undo_apply ? apply_undo(&args) : check(&args);
+	if (args.undo_apply && args.store.ops)
+		status = cli_error("\"%s\" is more than a file: what was changed in that is "
+				   "brought back by its own name",
+				   args.name);
+	else
+		status = args.undo_apply ? apply_undo(&args) : check(&args);
+	qcow2_storage_close(&args.store);
 	free(path);
 	return status;
 }

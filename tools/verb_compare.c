@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* qcow2 compare: do two disks read the same? */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -150,14 +151,16 @@ int verb_compare(int argc, char **argv)
 		cli_usage("compare", "expecting two image files");
 		return cli_is_face() ? EXIT_FAILURE : EXIT_TROUBLE;
 	}
-	if (!tool_known_format(args.format[0]) || !tool_known_format(args.format[1]))
-		return EXIT_TROUBLE;
 	tool_many_files();
 	flags = tool_cache_read_flags(args.cache) |
 		(args.force_share ? QCOW2_OPEN_FORCE_SHARE : 0) |
 		(args.image_opts ? TOOL_OPEN_IMAGE_OPTS : 0);
-	for (i = 0; i < 2 && rc == 0; i++)
-		rc = tool_open(&images[i], argv[first + i], args.format[i], NULL, flags);
+	for (i = 0; i < 2 && rc == 0; i++) {
+		cli_set_subject("compare", argv[first + i]);
+		rc = tool_known_format(args.format[i]) ? 0 : -EINVAL;
+		if (rc == 0)
+			rc = tool_open(&images[i], argv[first + i], args.format[i], NULL, flags);
+	}
 	status = rc == 0 ? compare(images, &args) : EXIT_TROUBLE;
 	qcow2_close(images[1]);
 	qcow2_close(images[0]);

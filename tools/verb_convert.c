@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* qcow2 convert: copies disks into a new image, or over an existing one. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -17,6 +18,8 @@
 
 struct convert_args {
 	bool image_opts, target_image_opts;
+	const char *target; /* as it was typed */
+	bool named_twice;   /* the format of the target: by -O and by its options */
 	const char *format, *target_format, *backing, *backing_format, *snapshot;
 	struct cli_list options;
 	struct cli_size sparse, threads, rate, level;
@@ -109,6 +112,8 @@ static int check(const struct convert_args *args, const struct tool_create *crea
 		return cli_usage("convert", "-o has no effect with -n, which makes no image");
 	if (args->target_image_opts && !args->no_create)
 		return cli_usage("convert", "--target-image-opts goes with -n only");
+	if (args->named_twice)
+		return cli_usage("convert", "--target-image-opts and -O are mutually exclusive");
 	if (args->target_is_zero && !args->no_create)
 		return cli_usage("convert", "--target-is-zero goes with -n only");
 	if (args->target_is_zero && create->lib.backing_file)
@@ -295,6 +300,8 @@ static int convert(const struct sources *sources, const char *target,
 		cli_interrupt_die();
 	if (rc == -ESTALE && args->bitmaps)
 		tool_explain(&err, "--skip-broken-bitmaps leaves it out");
+	else if (rc < 0 && args->target_image_opts && strncmp(err.message, "can't open", 10) == 0)
+		tool_explain_opening(args->target, TOOL_OPEN_IMAGE_OPTS, &err, NULL);
 	else if (rc < 0)
 		tool_explain(&err, rc == -EEXIST ? "--force replaces it" : NULL);
 	return rc < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
@@ -307,13 +314,14 @@ int verb_convert(int argc, char **argv)
 	struct sources sources = {0};
 	struct tool_create create;
 	const char *format;
-	char *target = NULL;
+	char *target = NULL, *subject = NULL; /* what qemu-img names */
 	int status, first = cli_parse(&convert_command, argc, argv, &args, &status);
 	int nsources = argc - first - 1;
 
+	args.named_twice = args.target_image_opts && args.target_format;
 	if (first >= 0 && nsources >= 0) {
-		target = tool_plain_path(argv[argc - 1], &args.target_format,
-					 args.target_image_opts);
+		args.target = argv[argc - 1];
+		target = tool_plain_path(args.target, &args.target_format, args.target_image_opts);
 		if (!target) {
 			status = EXIT_FAILURE;
 			first = -1;
@@ -326,12 +334,15 @@ int verb_convert(int argc, char **argv)
 	status = EXIT_FAILURE;
 	if (!tool_known_format(args.format))
 		goto out;
-	cli_set_subject("convert to", format); /* not of the sources */
+	cli_set_subject("convert of", NULL); /* not of the sources */
 	if (!tool_known_format(args.target_format))
 		goto out;
-	cli_set_subject("convert", NULL);
+	if (target && asprintf(&subject, "%s: error while converting %s", target, format) < 0)
+		subject = NULL;
+	cli_set_subject("convert to", subject);
 	if (collect(&create, &args) < 0)
 		goto out;
+	cli_set_subject("convert", NULL);
 	if (create.help) {
 		tool_create_print_help(format, nsources >= 0);
 		status = EXIT_SUCCESS;
@@ -345,10 +356,12 @@ int verb_convert(int argc, char **argv)
 	tool_many_files();
 	status = EXIT_FAILURE;
 	if (open_sources(&sources, &args, argv + first, (size_t)nsources) == 0) {
-		cli_set_subject("convert to", format);
+		cli_set_subject(args.no_create ? "convert into" : "convert to", subject);
 		status = convert(&sources, target, &args, &create);
 	}
 out:
+	cli_set_subject("convert", NULL);
+	free(subject);
 	free(target);
 	sources_release(&sources);
 	tool_create_release(&create);

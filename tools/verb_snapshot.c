@@ -267,8 +267,9 @@ static int snapshot(const struct order *o, const struct snapshot_args *args)
 	names_setup_init(&setup);
 	rc = open_image(&image, &setup, o, args, &warned, &err);
 	if (rc < 0) {
-		tool_explain(&err, rc == -EAGAIN && o->action == LIST ? "-U lists it all the same"
-								      : NULL);
+		tool_explain_opening(o->file, args->image_opts ? TOOL_OPEN_IMAGE_OPTS : 0, &err,
+				     rc == -EAGAIN && o->action == LIST ? "-U lists it all the same"
+									: NULL);
 	} else if (rc == 0) {
 		if (o->action != LIST)
 			rc = change(image, o, args, &err);
