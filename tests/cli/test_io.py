@@ -27,6 +27,7 @@ def test_what_is_written_is_read(pair):
     pair.run(*RAW, *script([
         "write -P 0xab 0 64k", "read -P 0xab 0 64k", "read -P 0xac 0 64k", "w 1 1", "r -v 0 40",
         "w -P 010 511 1000", "r -vP 8 509 24", "writev 4096 512 1k", "readv -v 4090 3 16 5",
+        "readv -C 0 512", "readv -q 0 512 1k", "writev -C 0 512 512", "writev -q 0 512",
         "readv -P 0xcd 4096 512 1k", "w -P 0xFF 10485248 512", "r -P 255 10485248 512",
         "w -s five 100 13", "r -v 99 16", "w 0 0", "r 0 0", "r 10M 0", "length", "map", "info",
         "w -z 4096 512", "r -P 0 4096 512", "w -zu 8k 64k", "w -zn 1M 64k", "w -zf 2M 512",
