@@ -7,18 +7,18 @@
 #include <string.h>
 
 #include "base/num.h"
+#include "base/progress.h"
 #include "check/check.h"
 #include "disk/disk.h"
 #include "image/image.h"
 #include "image/options.h"
-#include "job/job.h"
 
 #define CHECK_FLAGS (QCOW2_OPEN_FORCE_SHARE | QCOW2_OPEN_NO_LOCK | QCOW2_OPEN_DIRECT)
 #define SENTENCE_SIZE 256
 
 struct check {
 	const struct qcow2_check_options *options;
-	struct job_ticker ticker;
+	struct progress_ticker ticker;
 	uint64_t done, total;
 };
 
@@ -97,7 +97,7 @@ static int tick(void *opaque, uint64_t done_bytes, uint64_t total_bytes)
 
 	c->done = done_bytes;
 	c->total = total_bytes;
-	return job_tick(&c->ticker, &c->options->progress, done_bytes, total_bytes, false) != 0
+	return progress_tell(&c->ticker, &c->options->progress, done_bytes, total_bytes, false) != 0
 		       ? -ECANCELED
 		       : 0;
 }
@@ -139,7 +139,7 @@ static int examine(struct qcow2_storage store, const struct qcow2_check_options 
 	if (ret == -ECANCELED)
 		return error_set(err, ret, "canceled");
 	if (ret == 0)
-		job_tick(&c.ticker, &o->progress, c.total, c.total, true);
+		progress_tell(&c.ticker, &o->progress, c.total, c.total, true);
 	return ret;
 }
 

@@ -16,10 +16,10 @@
 
 #include "base/alloc.h"
 #include "base/num.h"
+#include "base/progress.h"
 #include "base/work.h"
 #include "base/zero.h"
 #include "image/image.h"
-#include "job/job.h"
 #include "job/twin.h"
 
 #define WINDOW (1024u * 1024)
@@ -44,7 +44,7 @@ struct compare {
 	/* atomic */
 	_Atomic uint64_t done_bytes;
 	/* of the calling thread */
-	struct job_ticker ticker;
+	struct progress_ticker ticker;
 };
 
 /* The comparison can't go past guest_off; at 0 it ends at once. */
@@ -227,8 +227,8 @@ static void tick(struct compare *c, bool last)
 {
 	struct qcow2_error err;
 
-	if (job_tick(&c->ticker, c->progress, min_u64(atomic_load(&c->done_bytes), c->size),
-		     c->size, last) != 0) {
+	if (progress_tell(&c->ticker, c->progress, min_u64(atomic_load(&c->done_bytes), c->size),
+			  c->size, last) != 0) {
 		error_set(&err, -ECANCELED, "canceled");
 		fail(c, -ECANCELED, &err, 0, 0);
 	}

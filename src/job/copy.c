@@ -81,10 +81,11 @@ static void tick(struct job_copy *c)
 {
 	struct qcow2_error err;
 
-	if (job_tick_due(&c->ticker))
+	if (progress_due(&c->ticker))
 		tell_unreadable(c);
-	if (job_tick(&c->ticker, &c->progress, min_u64(atomic_load(&c->done_bytes), c->size_bytes),
-		     c->size_bytes, false) != 0) {
+	if (progress_tell(&c->ticker, &c->progress,
+			  min_u64(atomic_load(&c->done_bytes), c->size_bytes), c->size_bytes,
+			  false) != 0) {
 		error_set(&err, -ECANCELED, "canceled");
 		fail(c, -ECANCELED, &err);
 	}
@@ -94,7 +95,7 @@ static void tick(struct job_copy *c)
 static uint64_t ahead_nsec(const struct job_copy *c)
 {
 	double due = (double)atomic_load(&c->data_bytes) / (double)c->rate_limit * 1e9;
-	double now = (double)(job_now_nsec() - c->started_nsec);
+	double now = (double)(progress_now_nsec() - c->started_nsec);
 
 	return due > now ? (uint64_t)(due - now < NAP_NSEC ? due - now : NAP_NSEC) : 0;
 }
@@ -431,7 +432,7 @@ int job_copy_run(struct job_copy *c, struct qcow2_error *err)
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->turned, NULL);
 	c->window = window_size(c);
-	c->started_nsec = c->ticker.ticked_nsec = job_now_nsec();
+	c->started_nsec = c->ticker.ticked_nsec = progress_now_nsec();
 	work_team(thread_count(c), run_thread, c);
 	if (c->ret == 0)
 		tell_unreadable(c);
@@ -444,7 +445,7 @@ int job_copy_run(struct job_copy *c, struct qcow2_error *err)
 
 void job_copy_end(struct job_copy *c)
 {
-	(void)job_tick(&c->ticker, &c->progress, c->size_bytes, c->size_bytes, true);
+	(void)progress_tell(&c->ticker, &c->progress, c->size_bytes, c->size_bytes, true);
 }
 
 uint64_t job_largest_cluster(const struct qcow2_image *image, uint64_t least)

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/progress.h"
 #include "job/job.h"
 #include "job/target.h"
 
@@ -43,7 +44,7 @@ struct job_copy {
 	_Atomic uint64_t data_bytes; /* moved */
 	_Atomic uint64_t unreadable_bytes;
 	/* of the calling thread */
-	struct job_ticker ticker;
+	struct progress_ticker ticker;
 };
 
 /* Copies all of it. Finishing the target, and job_copy_end, is the caller's. */

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/num.h"
+#include "base/progress.h"
 #include "base/work.h"
 #include "image/options.h"
 #include "job/job.h"
@@ -132,7 +133,7 @@ struct survey {
 	_Atomic uint64_t nclusters, ntables, ndata;
 	atomic_bool failed, canceled;
 	/* of the calling thread */
-	struct job_ticker ticker;
+	struct progress_ticker ticker;
 };
 
 static void survey_part(struct survey *s, const struct job_tables *tables, uint64_t off)
@@ -160,8 +161,8 @@ static void run_thread(void *opaque, unsigned i)
 		if (off >= s->source->size_bytes)
 			break;
 		survey_part(s, &tables, off);
-		if (i == 0 && job_tick(&s->ticker, s->progress, atomic_load(&s->done_bytes),
-				       s->source->size_bytes, false) != 0)
+		if (i == 0 && progress_tell(&s->ticker, s->progress, atomic_load(&s->done_bytes),
+					    s->source->size_bytes, false) != 0)
 			atomic_store(&s->canceled, true);
 	}
 	job_tables_release(&tables);
@@ -199,7 +200,7 @@ static int tally_source(struct tally *t, const struct job_source *source, unsign
 	uint64_t size = source->size_bytes;
 
 	s.part_bytes = part_size(t, source);
-	s.ticker.ticked_nsec = job_now_nsec();
+	s.ticker.ticked_nsec = progress_now_nsec();
 	threads = (unsigned)min_u64(threads ? threads : work_cpus(), THREADS_MAX);
 	work_team((unsigned)min_u64(threads, max_u64(1, div_ceil(size, s.part_bytes))), run_thread,
 		  &s);
@@ -210,7 +211,7 @@ static int tally_source(struct tally *t, const struct job_source *source, unsign
 	t->nclusters = s.nclusters;
 	t->ntables = s.ntables;
 	t->ndata = s.ndata;
-	(void)job_tick(&s.ticker, progress, size, size, true);
+	(void)progress_tell(&s.ticker, progress, size, size, true);
 	return 0;
 }
 

@@ -10,7 +10,7 @@
 #include <time.h>
 
 #include "image_tmp.h"
-#include "job/job.h"
+#include "base/progress.h"
 
 #define MIB (1024 * 1024u)
 
@@ -322,7 +322,7 @@ static void the_rate_is_kept_by_any_number_of_threads(void **state)
 	char *target = image_tmp_path(state, "target");
 	struct ticks ticks = {0};
 	struct qcow2_image *source;
-	uint64_t began = job_now_nsec();
+	uint64_t began = progress_now_nsec();
 	struct qcow2_error err = {0};
 
 	assert_int_equal(QEMU_IMG("create", "-f", "raw", disk, "4M"), 0);
@@ -333,7 +333,7 @@ static void the_rate_is_kept_by_any_number_of_threads(void **state)
 	options.progress = (struct qcow2_progress){note_tick, &ticks};
 	if (qcow2_convert(&source, 1, target, &options, NULL, &err) < 0)
 		fail_msg("%s", err.message);
-	assert_true(job_now_nsec() - began >= 1500000000ull);
+	assert_true(progress_now_nsec() - began >= 1500000000ull);
 	assert_true(ticks.n >= 3);
 	assert_int_equal(ticks.last, 4 * MIB);
 	qcow2_close(source);
@@ -347,14 +347,14 @@ static void a_cancelled_job_ends_soon_and_leaves_nothing(void **state)
 	struct qcow2_image *source = make_source(state, 8 * MIB);
 	char *target = image_tmp_path(state, "target");
 	struct ticks ticks = {.cancel_at = 1};
-	uint64_t began = job_now_nsec();
+	uint64_t began = progress_now_nsec();
 
 	options.rate_limit = 1; /* a year and more */
 	options.threads = 3;
 	options.progress = (struct qcow2_progress){note_tick, &ticks};
 	expect_refused(&source, 1, target, &options, -ECANCELED, "canceled");
 	assert_int_equal(ticks.n, 1);
-	assert_true(job_now_nsec() - began < 20000000000ull);
+	assert_true(progress_now_nsec() - began < 20000000000ull);
 	qcow2_close(source);
 	free(target);
 }

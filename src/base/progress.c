@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* Progress, told at a bearable rate. */
+#include "base/progress.h"
+
+#include <time.h>
+
+#define TICK_NSEC 200000000ull
+
+uint64_t progress_now_nsec(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+bool progress_due(const struct progress_ticker *t)
+{
+	return progress_now_nsec() - t->ticked_nsec >= TICK_NSEC;
+}
+
+int progress_tell(struct progress_ticker *t, const struct qcow2_progress *to, uint64_t done_bytes,
+		  uint64_t total_bytes, bool last)
+{
+	if (!to || !to->tick || (!last && !progress_due(t)))
+		return 0;
+	t->ticked_nsec = progress_now_nsec();
+	return to->tick(to->opaque, done_bytes, total_bytes) != 0 && !last;
+}
