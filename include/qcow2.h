@@ -251,6 +251,18 @@ int qcow2_debug_resume(struct qcow2_debug *debug, const char *tag, struct qcow2_
  */
 int qcow2_debug_unbreak(struct qcow2_debug *debug, const char *tag, struct qcow2_error *err);
 
+/* ---- progress ------------------------------------------------------------------------------ */
+
+/*
+ * How far a call is that may take long. Called in the calling thread, a few times a second at most,
+ * and once at the end. A nonzero return cancels it: it then fails with -ECANCELED. Not so the call
+ * at the end, when all is done and stays. Without a tick nothing is told.
+ */
+struct qcow2_progress {
+	int (*tick)(void *opaque, uint64_t done_bytes, uint64_t total_bytes);
+	void *opaque;
+};
+
 /* ---- opening ------------------------------------------------------------------------------- */
 
 struct qcow2_image; /* an open disk image: raw, or qcow2 with its backing chain */
@@ -866,6 +878,8 @@ struct qcow2_create_options {
 	const char *backing_file, *backing_format;
 	const char *data_file;		   /* created beside it; the name is stored as given */
 	const struct qcow2_policy *policy; /* for opening the backing file; NULL: any local file */
+	/* of qcow2_create alone, which takes long if it preallocates: bytes written and reserved */
+	struct qcow2_progress progress;
 };
 #define QCOW2_CREATE_OPTIONS_INIT                                                                  \
 	{                                                                                          \
@@ -877,7 +891,7 @@ struct qcow2_create_options {
 /*
  * Writes a new, empty image to path. Every option is checked before anything is touched. When it
  * fails later what it made is removed again. -EEXIST, -EINVAL, -ENOTSUP, -EFBIG as the options
- * deserve; -EAGAIN when a program has the file open.
+ * deserve; -EAGAIN when a program has the file open; -ECANCELED.
  */
 int qcow2_create(const char *path, const struct qcow2_create_options *options,
 		 struct qcow2_error *err);
@@ -890,16 +904,6 @@ int qcow2_create_resolve(const char *path, struct qcow2_create_options *options,
 			 struct qcow2_error *err);
 
 /* ---- long operations ----------------------------------------------------------------------- */
-
-/*
- * How far a job is. Called in the calling thread, a few times a second at most, and once at the
- * end. A nonzero return cancels the job: it then fails with -ECANCELED. Not so the call at the end,
- * when all is done and stays.
- */
-struct qcow2_progress {
-	int (*tick)(void *opaque, uint64_t done_bytes, uint64_t total_bytes);
-	void *opaque;
-};
 
 /*
  * Compressed clusters (qcow2 targets). Clusters that are compressed already, in the same way and

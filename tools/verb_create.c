@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "cli/diag.h"
+#include "cli/interrupt.h"
+#include "cli/progress.h"
 #include "create_options.h"
 #include "image.h"
 #include "verb.h"
@@ -12,7 +14,7 @@
 struct create_args {
 	const char *format, *backing, *backing_format;
 	struct cli_list options;
-	bool unsafe, quiet, force;
+	bool unsafe, progress, quiet, force;
 };
 
 static const struct cli_option create_cli_options[] = {
@@ -26,6 +28,8 @@ static const struct cli_option create_cli_options[] = {
 	 "format of the backing file", NULL},
 	{'u', "backing-unsafe", CLI_FLAG, offsetof(struct create_args, unsafe), NULL,
 	 "don't open the backing file; needs SIZE", NULL},
+	{'p', "progress", CLI_PROGRESS, offsetof(struct create_args, progress), NULL,
+	 "show the progress of preallocation, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, offsetof(struct create_args, quiet), NULL, "say nothing", NULL},
 	{0, "force", CLI_FLAG, offsetof(struct create_args, force), NULL,
 	 "replace a file that isn't empty", NULL},
@@ -69,7 +73,24 @@ static int collect(struct tool_create *create, const struct create_args *args, c
 	return rc;
 }
 
-static int make(struct tool_create *create, const char *path, bool quiet)
+static int write_image(struct tool_create *create, const char *path, const struct create_args *args,
+		       struct qcow2_error *err)
+{
+	struct cli_progress progress;
+	int rc;
+
+	create->lib.progress.tick = cli_progress_tick;
+	create->lib.progress.opaque = &progress;
+	cli_interrupt_catch();
+	cli_progress_begin(&progress, args->progress, args->quiet);
+	rc = qcow2_create(path, &create->lib, err);
+	cli_progress_end(&progress, rc == 0);
+	if (rc == -ECANCELED)
+		cli_interrupt_die();
+	return rc;
+}
+
+static int make(struct tool_create *create, const char *path, const struct create_args *args)
 {
 	struct qcow2_error err = {0};
 	uint64_t asked = create->lib.size;
@@ -80,14 +101,14 @@ static int make(struct tool_create *create, const char *path, bool quiet)
 		return cli_usage("create", "a size is needed, as in: qcow2 create %s 10G", path);
 	rc = qcow2_create_resolve(path, &create->lib, &err);
 	if (rc == 0)
-		rc = qcow2_create(path, &create->lib, &err);
+		rc = write_image(create, path, args, &err);
 	if (rc < 0) {
 		tool_explain(&err, rc == -EEXIST ? "--force replaces it" : NULL);
 		return EXIT_FAILURE;
 	}
 	if (asked != QCOW2_SIZE_FROM_BACKING)
 		create->lib.size = asked;
-	if (!quiet)
+	if (!args->quiet)
 		tool_create_print(create, path);
 	return EXIT_SUCCESS;
 }
@@ -114,7 +135,7 @@ int verb_create(int argc, char **argv)
 				   argv[first + 2]);
 	} else {
 		tool_many_files();
-		status = make(&create, argv[first], args.quiet);
+		status = make(&create, argv[first], &args);
 	}
 	tool_create_release(&create);
 	cli_list_release(&args.options);

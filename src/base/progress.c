@@ -2,7 +2,10 @@
 /* Progress, told at a bearable rate. */
 #include "base/progress.h"
 
+#include <errno.h>
 #include <time.h>
+
+#include "base/num.h"
 
 #define TICK_NSEC 200000000ull
 
@@ -26,4 +29,20 @@ int progress_tell(struct progress_ticker *t, const struct qcow2_progress *to, ui
 		return 0;
 	t->ticked_nsec = progress_now_nsec();
 	return to->tick(to->opaque, done_bytes, total_bytes) != 0 && !last;
+}
+
+int progress_step(struct progress_work *w, uint64_t len_bytes, struct qcow2_error *err)
+{
+	if (!w)
+		return 0;
+	if (!w->still)
+		w->done_bytes += min_u64(len_bytes, w->total_bytes - w->done_bytes);
+	if (progress_tell(&w->ticker, w->to, w->done_bytes, w->total_bytes, false) == 0)
+		return 0;
+	return error_set(err, -ECANCELED, "canceled");
+}
+
+void progress_end(struct progress_work *w)
+{
+	(void)progress_tell(&w->ticker, w->to, w->total_bytes, w->total_bytes, true);
 }

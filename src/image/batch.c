@@ -34,14 +34,17 @@ void image_batch_release(struct image_batch *b)
 
 int image_batch_flush(struct image_batch *b, struct qcow2_error *err)
 {
+	size_t used;
 	int rc;
 
 	if (b->used == 0)
 		return 0;
 	rc = storage_write(b->st, b->buf, b->used, b->host_off, err);
-	if (rc == 0)
-		b->used = 0;
-	return rc;
+	if (rc < 0)
+		return rc;
+	used = b->used;
+	b->used = 0;
+	return progress_step(b->progress, used, err);
 }
 
 int image_batch_place(struct image_batch *b, uint64_t host_off, size_t len, uint8_t **piece,

@@ -6,6 +6,7 @@
 #ifndef IMAGE_BATCH_H
 #define IMAGE_BATCH_H
 
+#include "base/progress.h"
 #include "storage/storage.h"
 
 struct image_batch {
@@ -13,7 +14,8 @@ struct image_batch {
 	uint8_t *buf;
 	size_t cap;
 	size_t used;
-	uint64_t host_off; /* of buf[0] */
+	uint64_t host_off;		/* of buf[0] */
+	struct progress_work *progress; /* the caller's: told of what was written; may be NULL */
 };
 
 /* max_piece: the most that image_batch_place is asked for at once. */
@@ -28,6 +30,7 @@ void image_batch_release(struct image_batch *b);
  */
 int image_batch_place(struct image_batch *b, uint64_t host_off, size_t len, uint8_t **piece,
 		      struct qcow2_error *err);
+/* -ECANCELED, when all is written, if progress wants it to stop. */
 int image_batch_flush(struct image_batch *b, struct qcow2_error *err);
 
 #endif

@@ -5,21 +5,27 @@
  */
 #include <string.h>
 
+#include "base/num.h"
 #include "image/create.h"
 #include "image/options.h"
 
 static int create_qcow2(const char *path, const struct qcow2_create_options *o,
 			struct qcow2_error *err)
 {
+	struct progress_work work = {.to = &o->progress};
 	struct image_draft d;
 	int rc;
 
 	rc = image_draft_open(&d, path, o, 0, err);
 	if (rc < 0)
 		return rc;
+	work.total_bytes = image_draft_work(&d);
+	d.progress = &work;
 	rc = image_draft_begin(&d, err);
 	if (rc == 0)
 		rc = image_draft_finish(&d, NULL, err);
+	if (rc == 0)
+		progress_end(&work);
 	if (rc < 0)
 		image_draft_abandon(&d);
 	else
@@ -30,6 +36,7 @@ static int create_qcow2(const char *path, const struct qcow2_create_options *o,
 static int create_raw(const char *path, const struct qcow2_create_options *o,
 		      struct qcow2_error *err)
 {
+	struct progress_work work = {.to = &o->progress, .total_bytes = max_u64(o->size, 1)};
 	struct image_place p;
 	int rc;
 
@@ -44,9 +51,11 @@ static int create_raw(const char *path, const struct qcow2_create_options *o,
 	if (rc == 0)
 		rc = image_place_clear(&p, 0, err);
 	if (rc == 0)
-		rc = image_place_fill(&p, o->size, o->prealloc, err);
+		rc = image_place_fill(&p, o->size, o->prealloc, &work, err);
 	if (rc == 0)
 		rc = storage_flush(p.st, err);
+	if (rc == 0)
+		progress_end(&work);
 	if (rc < 0)
 		image_place_abandon(&p);
 	else

@@ -42,7 +42,10 @@ int image_create_resolve(const char *path, struct qcow2_create_options *o, bool 
 
 /* ---- the files (place.c) ---- */
 
-/* A file or block device that something is being made in. */
+/*
+ * A file or block device that something is being made in. Calls that may take long are lent a
+ * progress_work, or NULL, and end with -ECANCELED when it says so.
+ */
 struct image_place {
 	struct qcow2_storage st;
 	const char *path; /* borrowed */
@@ -74,16 +77,20 @@ int image_place_clear(struct image_place *p, uint64_t header_bytes, struct qcow2
  * of a raw image or an external data file.
  */
 int image_place_fill(struct image_place *p, uint64_t size_bytes, unsigned prealloc,
-		     struct qcow2_error *err);
+		     struct progress_work *progress, struct qcow2_error *err);
 
 /* Reserves a range, as _FALLOC and _FULL do; it is beyond all that was written or reads as zeros.
  */
 int image_place_reserve(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
-			unsigned prealloc, struct qcow2_error *err);
+			unsigned prealloc, struct progress_work *progress, struct qcow2_error *err);
 
 /* Writes zeros, as data. */
 int image_place_write_zeros(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
-			    struct qcow2_error *err);
+			    struct progress_work *progress, struct qcow2_error *err);
+
+/* As storage_allocate, in pieces, so that it can be told how far it is, and stopped. */
+int image_place_allocate(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
+			 struct progress_work *progress, struct qcow2_error *err);
 
 /*
  * For who fills the file himself: _FALLOC becomes _FULL where space can't be reserved, and writing
@@ -106,10 +113,11 @@ struct image_draft {
 	struct image_fresh fresh;
 	uint64_t l1_first; /* cluster of the L1 table; 0 if there is none */
 	uint32_t l1_entries;
-	uint64_t *l1;	    /* its entries as numbers, or NULL while all are 0 */
-	uint64_t data_end;  /* the file is at least that long in the end */
-	bool all_data;	    /* set before begin: what is preallocated holds the disk's data, so its
-			       subclusters are allocated too */
+	uint64_t *l1;	   /* its entries as numbers, or NULL while all are 0 */
+	uint64_t data_end; /* the file is at least that long in the end */
+	bool all_data;	   /* set before begin: what is preallocated holds the disk's data, so its
+			      subclusters are allocated too */
+	struct progress_work *progress; /* set before begin by who wants to know; may be NULL */
 	char *backing_path; /* what the backing file's name means here; NULL: no local file */
 	struct image_place file;
 	struct image_place data; /* the external data file; not open if there is none */
@@ -122,6 +130,9 @@ struct image_draft {
  */
 int image_draft_plan(struct image_draft *d, const struct qcow2_create_options *o,
 		     struct qcow2_error *err);
+
+/* Bytes that begin and finish write or reserve; set by plan and open. */
+uint64_t image_draft_work(const struct image_draft *d);
 
 /* How long its file is if no more is placed than there is now: to the byte. */
 uint64_t image_draft_length(const struct image_draft *d);

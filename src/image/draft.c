@@ -202,6 +202,21 @@ uint64_t image_draft_length(const struct image_draft *d)
 	return max_u64(d->data_end, end << bits);
 }
 
+uint64_t image_draft_work(const struct image_draft *d)
+{
+	const struct format_geometry *g = &d->g;
+	unsigned prealloc = image_create_prealloc(&d->o);
+	uint64_t nclusters = div_ceil(d->o.size, g->cluster_size);
+	uint64_t tables = 1 + image_fresh_count_refcounts(&d->fresh); /* and the header */
+	uint64_t other_bytes = (uint64_t)d->l1_entries * LAYOUT_L1_ENTRY_LEN;
+
+	if (prealloc != QCOW2_PREALLOC_OFF)
+		tables += div_ceil(nclusters, g->l2_entries);
+	if (prealloc == QCOW2_PREALLOC_FALLOC || prealloc == QCOW2_PREALLOC_FULL)
+		other_bytes += g->data_file ? d->o.size : nclusters << g->cluster_bits;
+	return other_bytes + (tables << g->cluster_bits);
+}
+
 int image_draft_open(struct image_draft *d, const char *path, const struct qcow2_create_options *o,
 		     unsigned open_flags, struct qcow2_error *err)
 {
@@ -234,7 +249,8 @@ int image_draft_begin(struct image_draft *d, struct qcow2_error *err)
 	if (rc == 0)
 		rc = lay_out(d, false, err);
 	if (rc == 0 && d->o.data_file)
-		rc = image_place_fill(&d->data, d->o.size, image_create_prealloc(&d->o), err);
+		rc = image_place_fill(&d->data, d->o.size, image_create_prealloc(&d->o),
+				      d->progress, err);
 	return rc;
 }
 
@@ -246,6 +262,7 @@ static int write_l1(struct image_draft *d, struct qcow2_error *err)
 	int rc;
 
 	rc = image_batch_init(&batch, d->file.st, d->g.cluster_size, err);
+	batch.progress = d->progress;
 	while (rc == 0 && done < d->l1_entries) {
 		uint64_t n = min_u64(per_piece, d->l1_entries - done);
 		uint8_t *piece;
@@ -285,7 +302,7 @@ int image_draft_finish(struct image_draft *d, const struct image_fresh_patch *pa
 
 	rc = write_l1(d, err);
 	if (rc == 0)
-		rc = image_fresh_write(&d->fresh, d->file.st, patch, err);
+		rc = image_fresh_write(&d->fresh, d->file.st, patch, d->progress, err);
 	if (rc == 0)
 		rc = storage_size(d->file.st, &size, err);
 	if (rc == 0 && size < d->data_end)

@@ -474,6 +474,15 @@ int image_fresh_reserve(struct image_fresh *f, uint64_t nclusters, uint64_t *fir
 	return 0;
 }
 
+uint64_t image_fresh_count_refcounts(const struct image_fresh *f)
+{
+	uint64_t n = f->table_nclusters;
+
+	for (uint64_t idx = 0; idx < table_entries(f); idx++)
+		n += f->blocks[idx] != 0;
+	return n;
+}
+
 /* ---- writing ---- */
 
 static void encode_table(uint8_t *dst, const uint64_t *blocks, uint64_t nentries, uint32_t bits)
@@ -558,7 +567,8 @@ static int write_blocks(const struct image_fresh *f, struct image_batch *batch,
 }
 
 int image_fresh_write(const struct image_fresh *f, struct qcow2_storage st,
-		      const struct image_fresh_patch *patch, struct qcow2_error *err)
+		      const struct image_fresh_patch *patch, struct progress_work *progress,
+		      struct qcow2_error *err)
 {
 	struct image_batch batch;
 	int rc;
@@ -566,6 +576,7 @@ int image_fresh_write(const struct image_fresh *f, struct qcow2_storage st,
 	rc = image_batch_init(&batch, st, f->g.cluster_size, err);
 	if (rc < 0)
 		return rc;
+	batch.progress = progress;
 	rc = write_old_tables(f, &batch, f->old_tables, err);
 	if (rc < 0)
 		goto out;

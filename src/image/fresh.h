@@ -18,6 +18,7 @@
 #ifndef IMAGE_FRESH_H
 #define IMAGE_FRESH_H
 
+#include "base/progress.h"
 #include "format/geometry.h"
 #include "storage/storage.h"
 
@@ -97,16 +98,20 @@ static inline uint64_t image_fresh_end(const struct image_fresh *f)
  */
 uint64_t image_fresh_refcount_clusters(const struct format_geometry *g, uint64_t clusters);
 
+/* Clusters of the refcount table and its blocks. */
+uint64_t image_fresh_count_refcounts(const struct image_fresh *f);
+
 /*
  * Writes refcount blocks and table to the image, and what an abandoned table left in clusters that
  * are still free. patch, if not NULL, sees each block before it is written: a cluster_size buffer
- * whose entry 0 is the count of cluster first_cluster.
+ * whose entry 0 is the count of cluster first_cluster. progress: see image_batch_flush.
  */
 struct image_fresh_patch {
 	void (*fn)(void *opaque, uint8_t *block, uint64_t first_cluster);
 	void *opaque;
 };
 int image_fresh_write(const struct image_fresh *f, struct qcow2_storage st,
-		      const struct image_fresh_patch *patch, struct qcow2_error *err);
+		      const struct image_fresh_patch *patch, struct progress_work *progress,
+		      struct qcow2_error *err);
 
 #endif

@@ -13,6 +13,9 @@
 #include "image/create.h"
 
 #define ZEROS_BYTES (2u << 20)
+#define RESERVE_BYTES                                                                              \
+	(256u << 20)	  /* of a file system that zeroes it meanwhile: some tenths of a           \
+			     second */
 #define HEADER_BYTES 4096 /* without its first bytes nothing is an image */
 /* QEMU allocates the first block of a new raw file, so that alignment can be found out by reading.
  */
@@ -114,7 +117,7 @@ int image_place_clear(struct image_place *p, uint64_t header_bytes, struct qcow2
 }
 
 int image_place_write_zeros(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
-			    struct qcow2_error *err)
+			    struct progress_work *progress, struct qcow2_error *err)
 {
 	size_t size = (size_t)min_u64(len_bytes, ZEROS_BYTES);
 	cleanup_free uint8_t *zeros = mem_zalloc(size, 1);
@@ -126,6 +129,8 @@ int image_place_write_zeros(struct image_place *p, uint64_t host_off, uint64_t l
 		size_t piece = (size_t)min_u64(len_bytes, size);
 
 		rc = storage_write(p->st, zeros, piece, host_off, err);
+		if (rc == 0)
+			rc = progress_step(progress, piece, err);
 		if (rc < 0)
 			return rc;
 		host_off += piece;
@@ -134,20 +139,41 @@ int image_place_write_zeros(struct image_place *p, uint64_t host_off, uint64_t l
 	return 0;
 }
 
-int image_place_reserve(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
-			unsigned prealloc, struct qcow2_error *err)
+int image_place_allocate(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
+			 struct progress_work *progress, struct qcow2_error *err)
 {
+	int rc = 0;
+
+	while (rc == 0 && len_bytes > 0) {
+		uint64_t piece = min_u64(len_bytes, RESERVE_BYTES);
+
+		rc = storage_allocate(p->st, host_off, piece, err);
+		if (rc == 0)
+			rc = progress_step(progress, piece, err);
+		host_off += piece;
+		len_bytes -= piece;
+	}
+	return rc;
+}
+
+int image_place_reserve(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
+			unsigned prealloc, struct progress_work *progress, struct qcow2_error *err)
+{
+	struct qcow2_error why;
 	int rc;
 
 	if (len_bytes == 0)
 		return 0;
 	if (prealloc == QCOW2_PREALLOC_FALLOC && !p->is_device) {
-		rc = storage_allocate(p->st, host_off, len_bytes, NULL);
+		error_clear(&why);
+		rc = image_place_allocate(p, host_off, len_bytes, progress, &why);
+		if (rc < 0 && rc != -ENOTSUP && err)
+			*err = why;
 		if (rc != -ENOTSUP)
-			return rc < 0 ? storage_allocate(p->st, host_off, len_bytes, err) : 0;
+			return rc;
 		/* a file system that can't reserve: writing is what is left, and what QEMU does */
 	}
-	return image_place_write_zeros(p, host_off, len_bytes, err);
+	return image_place_write_zeros(p, host_off, len_bytes, progress, err);
 }
 
 unsigned image_place_settle_prealloc(struct image_place *p, unsigned prealloc, uint64_t len_bytes)
@@ -161,20 +187,20 @@ unsigned image_place_settle_prealloc(struct image_place *p, unsigned prealloc, u
 }
 
 int image_place_fill(struct image_place *p, uint64_t size_bytes, unsigned prealloc,
-		     struct qcow2_error *err)
+		     struct progress_work *progress, struct qcow2_error *err)
 {
 	uint64_t old_bytes;
 	int rc;
 
 	if (prealloc == QCOW2_PREALLOC_FALLOC || prealloc == QCOW2_PREALLOC_FULL)
-		return image_place_reserve(p, 0, size_bytes, prealloc, err);
+		return image_place_reserve(p, 0, size_bytes, prealloc, progress, err);
 	if (p->is_device)
 		return storage_zero(p->st, 0, size_bytes, QCOW2_STORAGE_MAY_UNMAP, err);
 	rc = storage_size(p->st, &old_bytes, err);
 	if (rc == 0 && old_bytes < size_bytes)
 		rc = storage_truncate(p->st, size_bytes, err);
 	if (rc == 0 && old_bytes == 0)
-		rc = image_place_write_zeros(p, 0, min_u64(size_bytes, RAW_FIRST_BLOCK), err);
+		rc = image_place_write_zeros(p, 0, min_u64(size_bytes, RAW_FIRST_BLOCK), NULL, err);
 	return rc;
 }
 

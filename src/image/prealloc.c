@@ -40,7 +40,7 @@ static int write_tail(struct walk *w, uint64_t last_host, struct qcow2_error *er
 	if (w->area || in_cluster == 0 || place->is_device)
 		return 0;
 	return image_place_write_zeros(place, (last_host << d->g.cluster_bits) + in_cluster,
-				       w->mapped_end - d->o.size, err);
+				       w->mapped_end - d->o.size, NULL, err);
 }
 
 /* Reserves refcount structures and one run of clusters for all data: walk.area_first. */
@@ -157,13 +157,15 @@ int image_prealloc(struct image_draft *d, bool dry, struct qcow2_error *err)
 	}
 	if (!dry)
 		rc = image_batch_init(&batch, d->file.st, d->g.cluster_size, err);
+	batch.progress = d->progress;
 	if (rc == 0 && w.area)
 		rc = take_area(&w, nclusters, err);
 	if (rc == 0 && w.area)
 		d->data_end = (w.area_first + nclusters) << d->g.cluster_bits;
 	if (rc == 0 && w.area && !dry)
 		rc = image_place_reserve(&d->file, w.area_first << d->g.cluster_bits,
-					 nclusters << d->g.cluster_bits, prealloc, err);
+					 nclusters << d->g.cluster_bits, prealloc, d->progress,
+					 err);
 	if (rc == 0)
 		rc = map_disk(&w, nclusters, err);
 	image_batch_release(&batch);

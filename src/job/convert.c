@@ -37,6 +37,13 @@ int job_target_differs(const struct image_place *place, const struct job_source 
 	return job_source_differs(place->st, place->path, source, err);
 }
 
+struct progress_work job_target_work(const struct qcow2_convert_options *options,
+				     uint64_t size_bytes)
+{
+	return (struct progress_work){
+		.to = &options->progress, .total_bytes = size_bytes, .still = true};
+}
+
 /*
  * The same before the target is opened, for the sake of the sentence: our own lock on a source
  * would be in the way of opening it.

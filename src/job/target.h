@@ -107,6 +107,13 @@ struct job_target_how {
 int job_target_open_image(struct job_target **target, struct qcow2_image *image,
 			  const struct job_target_how *how, struct qcow2_error *err);
 
+/*
+ * For what is done before and after the copy: may be cancelled, and counts for nothing. A target
+ * sets done_bytes to total_bytes when all is copied.
+ */
+struct progress_work job_target_work(const struct qcow2_convert_options *options,
+				     uint64_t size_bytes);
+
 /* -EINVAL if the file that was opened at place is one that the source is read from. */
 int job_target_differs(const struct image_place *place, const struct job_source *source,
 		       struct qcow2_error *err);

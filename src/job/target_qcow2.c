@@ -23,6 +23,7 @@ struct qcow2_target {
 	bool existed;
 	bool raw_data; /* the draft maps everything into a raw data file: only data are left to do
 			*/
+	struct progress_work work; /* of preallocation, which the copy's progress doesn't know */
 };
 
 static struct qcow2_target *qcow2_of(struct job_target *t)
@@ -122,8 +123,9 @@ static int finish_qcow2(struct job_target *target, uint64_t *host_bytes, struct 
 	uint64_t end = file == &t->draft.data ? t->draft.o.size : t->draft.data_end;
 	int ret = 0;
 
+	t->work.done_bytes = t->work.total_bytes;
 	if (t->prealloc == QCOW2_PREALLOC_FALLOC && end > 0)
-		ret = storage_allocate(file->st, 0, end, err);
+		ret = image_place_allocate(file, 0, end, &t->work, err);
 	if (ret == 0)
 		ret = t->writer ? image_writer_finish(t->writer, err)
 				: image_draft_finish(&t->draft, NULL, err);
@@ -208,6 +210,8 @@ static int begin_draft(struct qcow2_target *t, const char *path, const struct jo
 			       err);
 	t->drafting = ret == 0;
 	t->draft.all_data = t->raw_data;
+	t->work = job_target_work(options, o.size);
+	t->draft.progress = &t->work;
 	if (ret == 0)
 		ret = job_target_differs(&t->draft.file, source, err);
 	if (ret == 0 && storage_is_open(t->draft.data.st))

@@ -20,8 +20,9 @@ struct raw_target {
 	bool keep; /* an existing file, written in place: stays as it is on failure */
 	uint64_t size_bytes;
 	unsigned prealloc;
-	bool is_zero; /* what isn't written reads as zeros */
-	bool resize;  /* a regular file of our own: gets its size at the end */
+	bool is_zero;		   /* what isn't written reads as zeros */
+	bool resize;		   /* a regular file of our own: gets its size at the end */
+	struct progress_work work; /* of preallocation, which the copy's progress doesn't know */
 };
 
 static struct raw_target *raw_of(struct job_target *t)
@@ -73,11 +74,12 @@ static int raw_finish(struct job_target *target, uint64_t *host_bytes, struct qc
 	struct raw_target *t = raw_of(target);
 	int ret = 0;
 
+	t->work.done_bytes = t->work.total_bytes;
 	/* the full size comes last: a file that was cut off by a crash shows it */
 	if (t->resize)
 		ret = storage_truncate(t->place.st, t->size_bytes, err);
 	if (ret == 0 && t->prealloc == QCOW2_PREALLOC_FALLOC && t->size_bytes)
-		ret = storage_allocate(t->place.st, 0, t->size_bytes, err);
+		ret = image_place_allocate(&t->place, 0, t->size_bytes, &t->work, err);
 	if (ret == 0)
 		ret = storage_flush(t->place.st, err);
 	*host_bytes = t->size_bytes;
@@ -210,6 +212,7 @@ int job_target_raw(struct job_target **target, const char *path, const struct jo
 	t->target.ops = &raw_ops;
 	t->size_bytes = source->size_bytes;
 	t->prealloc = create->prealloc;
+	t->work = job_target_work(options, t->size_bytes);
 	t->keep = options->flags & QCOW2_CONVERT_EXISTING;
 	ret = open_place(t, path, source, options, create, err);
 	if (ret < 0) {

@@ -64,7 +64,7 @@ def test_output_is_text_json_or_human_for_every_verb():
 
 def test_every_verb_that_shows_progress_shows_it_to_programs():
     shown = {verb for verb, options in helps().items() if "progress" in options}
-    assert {"convert", "compare", "check"} <= shown
+    assert {"convert", "compare", "check", "create"} <= shown
     for verb in shown:
         assert helps()[verb]["progress"].get("optional") == "json[:FD]", verb
         for wrong in ("xml", "json:", "json:x", "json:99", "jsonx"):
@@ -72,12 +72,13 @@ def test_every_verb_that_shows_progress_shows_it_to_programs():
             assert f"--progress: '{wrong}' is not json" in result.err, result.describe()
 
 
-@pytest.mark.parametrize("verb", ["convert", "compare", "check", "dd"])
+@pytest.mark.parametrize("verb", ["convert", "compare", "check", "dd", "create"])
 def test_progress_is_an_object_a_line(verb, work):
     name = zoo.fresh(work)
     zoo.io(work, name, "write -P 1 0 16M")
     words = {"convert": ["-O", "qcow2", name, "out"], "compare": [name, name],
-             "check": [name], "dd": ["bs=1M", f"if={name}", "of=out"]}[verb]
+             "check": [name], "dd": ["bs=1M", f"if={name}", "of=out"],
+             "create": ["-o", "preallocation=metadata", "out", "1G"]}[verb]
     result = tool(verb, "-q", "--progress=json", *words, cwd=work).succeeded()
     lines = objects(result.err)
     assert all(set(o) - {"state"} == {"done", "total", "percent", "seconds"} for o in lines)

@@ -266,6 +266,95 @@ static void a_link_survives_a_failed_creation_but_no_image_does(void **state)
 	assert_int_equal(unlink(target), 0);
 }
 
+/* ---- progress ---- */
+
+struct listener {
+	unsigned ticks, cancel_at; /* the tick that says no; 0: none does */
+	uint64_t done, total;
+};
+
+#define SLOW_TICKS 3
+
+/* The first take so long that the next step is told too. */
+static int listen(void *opaque, uint64_t done, uint64_t total)
+{
+	struct listener *l = opaque;
+
+	assert_true(done >= l->done && done <= total);
+	assert_true(l->ticks == 0 || total == l->total);
+	l->done = done;
+	l->total = total;
+	if (l->ticks < SLOW_TICKS)
+		usleep(210000);
+	return ++l->ticks == l->cancel_at;
+}
+
+static int create_told(struct tmp *t, size_t kind, const char *format, struct listener *l)
+{
+	struct qcow2_create_options o = QCOW2_CREATE_OPTIONS_INIT;
+
+	o.format = format;
+	o.flags = QCOW2_CREATE_OVERWRITE;
+	o.size = 2 * SIZE;
+	o.prealloc = kinds[kind].prealloc;
+	o.cluster_size = strcmp(format, "raw") == 0 ? 0 : kinds[kind].cluster_size;
+	o.data_file = kinds[kind].data_file ? data_path : NULL;
+	o.progress = (struct qcow2_progress){listen, l};
+	return qcow2_create(t->path, &o, &t->err);
+}
+
+static void check_told(struct tmp *t, size_t kind, const char *format)
+{
+	struct listener all = {0};
+
+	print_message("# %s, %s\n", format, kinds[kind].name);
+	assert_int_equal(create_told(t, kind, format, &all), 0);
+	assert_true(all.ticks > 1);
+	assert_int_equal(all.done, all.total);
+	unlink(t->path);
+	unlink(data_path);
+	for (unsigned n = 1; n <= SLOW_TICKS; n++) {
+		struct listener one = {.cancel_at = n};
+		int rc = create_told(t, kind, format, &one);
+
+		/* at the end all is done */
+		assert_int_equal(rc, n < all.ticks ? -ECANCELED : 0);
+		if (rc == 0)
+			break;
+		assert_int_equal(one.ticks, n);
+		assert_non_null(strstr(t->err.message, "canceled"));
+		assert_int_equal(size_of(t->path), -1);
+		assert_int_equal(size_of(data_path), -1);
+	}
+	unlink(t->path);
+	unlink(data_path);
+}
+
+static void what_is_cancelled_leaves_nothing_behind(void **state)
+{
+	struct tmp *t = *state;
+
+	snprintf(data_path, sizeof(data_path), "%s/data", t->dir);
+	for (size_t i = 1; i < NKINDS; i++)
+		check_told(t, i, "qcow2");
+	check_told(t, 2, "raw");
+	check_told(t, 3, "raw");
+}
+
+static void what_is_cancelled_empties_a_file_that_was_empty(void **state)
+{
+	struct listener l = {.cancel_at = 1};
+	struct tmp *t = *state;
+	struct qcow2_create_options o = QCOW2_CREATE_OPTIONS_INIT;
+
+	put_file(t, "");
+	o.size = SIZE;
+	o.prealloc = QCOW2_PREALLOC_FULL;
+	o.progress = (struct qcow2_progress){listen, &l};
+	assert_int_equal(qcow2_create(t->path, &o, &t->err), -ECANCELED);
+	assert_int_equal(size_of(t->path), 0);
+}
+
 static void resolving_fills_in_defaults(void **state)
 {
 	struct qcow2_create_options o = QCOW2_CREATE_OPTIONS_INIT;
@@ -292,6 +381,8 @@ int main(void)
 		TMP_TEST(a_file_with_contents_is_kept_without_overwrite),
 		TMP_TEST(an_empty_file_that_was_there_stays_when_creation_fails),
 		TMP_TEST(a_link_survives_a_failed_creation_but_no_image_does),
+		TMP_TEST(what_is_cancelled_leaves_nothing_behind),
+		TMP_TEST(what_is_cancelled_empties_a_file_that_was_empty),
 		cmocka_unit_test(resolving_fills_in_defaults),
 	};
 
