@@ -7,6 +7,8 @@
  *
  *	-f FORMAT	of the image (default qcow2)
  *	-l		the limit: the same calls with plain pread and pwrite on a raw file
+ *	-b FILE		of the limit: the first write to each 64 KiB reads them from this raw file,
+ *			and writes them whole
  *	-w		write (default: read)
  *	-c COUNT	requests (default 75000)
  *	-d DEPTH	threads, each with one request at a time (default 1)
@@ -44,9 +46,10 @@
 
 #define DEPTH_MAX 1024
 #define ALIGN 4096 /* of buffers, for O_DIRECT */
+#define CLUSTER_SIZE 65536
 
 struct options {
-	const char *path, *format;
+	const char *path, *format, *below;
 	uint64_t count, size, step, first_off, seed, flush_interval;
 	unsigned depth;
 	int pattern;
@@ -57,7 +60,8 @@ struct options {
 struct target {
 	const struct options *o;
 	struct qcow2_image *image;
-	int fd;
+	int fd, below;
+	atomic_uchar *copied; /* for each 64 KiB, whether they came from below */
 	uint64_t disk_bytes;
 	atomic_uint_fast64_t next; /* request */
 };
@@ -114,11 +118,30 @@ static void request_of_image(struct target *t, uint8_t *buf, uint64_t off)
 		die(err.message);
 }
 
+/* What writing into a cluster that lies in a backing file can't do without. */
+static void copy_on_write(const struct target *t, const uint8_t *buf, uint64_t off)
+{
+	off_t start = (off_t)(off / CLUSTER_SIZE * CLUSTER_SIZE);
+	_Alignas(ALIGN) uint8_t cluster[CLUSTER_SIZE];
+
+	if (pread(t->below, cluster, sizeof(cluster), start) != (ssize_t)sizeof(cluster))
+		die("the file below can't be read");
+	memcpy(cluster + off % CLUSTER_SIZE, buf, t->o->size);
+	if (pwrite(t->fd, cluster, sizeof(cluster), start) != (ssize_t)sizeof(cluster))
+		die("a cluster can't be written");
+}
+
 static void request_of_file(struct target *t, uint8_t *buf, uint64_t off)
 {
 	const struct options *o = t->o;
-	ssize_t n = o->write ? pwrite(t->fd, buf, o->size, (off_t)off)
-			     : pread(t->fd, buf, o->size, (off_t)off);
+	ssize_t n;
+
+	if (o->below && !atomic_exchange(&t->copied[off / CLUSTER_SIZE], 1)) {
+		copy_on_write(t, buf, off);
+		return;
+	}
+	n = o->write ? pwrite(t->fd, buf, o->size, (off_t)off)
+		     : pread(t->fd, buf, o->size, (off_t)off);
 
 	if (n != (ssize_t)o->size)
 		die("a request on the file wasn't carried out whole");
@@ -261,6 +284,12 @@ static void open_file(struct target *t)
 	if (end < 0)
 		die_errno(o->path);
 	t->disk_bytes = (uint64_t)end;
+	if (!o->below)
+		return;
+	t->below = open(o->below, O_RDONLY | O_CLOEXEC);
+	t->copied = calloc(t->disk_bytes / CLUSTER_SIZE + 1, sizeof(*t->copied));
+	if (t->below < 0 || !t->copied)
+		die_errno(o->below);
 }
 
 static void open_image(struct target *t)
@@ -292,6 +321,9 @@ static void close_target(struct target *t)
 	qcow2_close(t->image);
 	if (t->fd >= 0)
 		close(t->fd);
+	if (t->below >= 0)
+		close(t->below);
+	free(t->copied);
 }
 
 /* ---- the command line ---- */
@@ -362,11 +394,13 @@ static void parse(struct options *o, int argc, char **argv)
 	};
 	int letter;
 
-	while ((letter = getopt_long(argc, argv, "f:lwqc:d:i:s:S:o:r:t:F:", words, NULL)) != -1) {
+	while ((letter = getopt_long(argc, argv, "f:lb:wqc:d:i:s:S:o:r:t:F:", words, NULL)) != -1) {
 		if (letter == 'f')
 			o->format = optarg;
 		else if (letter == 'l')
 			o->limit = true;
+		else if (letter == 'b')
+			o->below = optarg;
 		else if (letter == 'w')
 			o->write = true;
 		else if (letter == 'q')
@@ -387,6 +421,8 @@ static void parse(struct options *o, int argc, char **argv)
 		die("no requests of no bytes, and none at a time of nothing");
 	if (o->flush_interval && o->depth > 1)
 		die("--flush-interval is for depth 1");
+	if (o->below && (!o->limit || !o->write || CLUSTER_SIZE % o->size))
+		die("-b is for the limit of small writes");
 	if (o->queue && (o->limit || o->flush_interval))
 		die("a queue is for images, and without --flush-interval");
 }
@@ -404,7 +440,7 @@ static void check_fit(const struct target *t)
 int main(int argc, char **argv)
 {
 	struct options o = {.format = "qcow2", .count = 75000, .depth = 1, .size = 4096};
-	struct target t = {.o = &o, .fd = -1};
+	struct target t = {.o = &o, .fd = -1, .below = -1};
 	double start, middle, end;
 
 	parse(&o, argc, argv);

@@ -78,6 +78,7 @@ class Disks:
         for size, path in self.mapped.items():
             create(path, "qcow2", size, "-o", "preallocation=metadata")
         os.sync()
+        return True
 
     def make_packed(self, path, size):
         """Lines of text, a different one each time, so that clusters shrink to about a third."""
@@ -143,8 +144,7 @@ class IoRow(Row):
 
     def run(self, stopwatch, say):
         for number in range(self.rounds):
-            # Everybody is first, second and last in turn.
-            sides = SIDES[number % 3:] + SIDES[:number % 3]
+            sides = self.sides(number)
             for side in sides:
                 self.samples[side].append(self.once(side, stopwatch))
                 say(f"{self.name}: round {number + 1} of {self.rounds}: {side} "
@@ -201,11 +201,13 @@ def plan(io_bench, folder, full):
     patterns = iter(range(0x31, 0x100))
 
     def row(name, files, *options, write=True, cache="unsafe", rounds=rounds, queue=False,
-            limit=None, fewer=1, **more):
+            limit=None, below=None, fewer=1, **more):
         """
-        queue: ours from one thread too. limit: what to run instead of the raw file. fewer: theirs
-        does only one request in so many, since it takes so long.
+        queue: ours from one thread too. limit: what to run instead of the raw file. below: the raw
+        file from which the limit copies the rest of a cluster. fewer: theirs does only one request
+        in so many, since it takes so long.
         """
+        under = [] if below is None else ["-b", str(below)]
         pattern = ["-w", f"--pattern={next(patterns)}"] if write else []
         same = ["-t", cache, *pattern, *map(str, options)]
         theirs = ["-t", cache, *pattern, *map(str, options)]
@@ -217,7 +219,7 @@ def plan(io_bench, folder, full):
             "theirs": ["qemu-img", "bench", "-q", "-f", "qcow2", "-i", engine,
                        *["-n"] * (cache == "none" and engine == "native"), *theirs,
                        str(files("theirs"))],
-            "limit": [io_bench, "-l", *same, str(files("limit"))] if limit is None else
+            "limit": [io_bench, "-l", *under, *same, str(files("limit"))] if limit is None else
                      [io_bench, "-f", "qcow2", *["-q"] * queue, *same, str(limit)],
         }
         return IoRow(f"io: {name}", commands, files, writes=write, rounds=rounds,
@@ -230,20 +232,22 @@ def plan(io_bench, folder, full):
         return ["-s", size, "-S", size, "-c", GIB // 2 // size, "-d", 1]
 
     rows = []
-    for depth in 1, 32:
-        rows += [row(f"4 KiB reads, depth {depth}", disks.full, *random(FULL, 100000, depth),
-                     write=False, within=1.2),
+    for depth, reads, writes in (1, 3.5, 6), (32, 4, 5):
+        rows += [row(f"4 KiB reads, depth {depth}", disks.full, *random(FULL, 400000, depth),
+                     write=False, target=reads, within=1.15),
                  row(f"4 KiB writes in place, depth {depth}", disks.full,
-                     *random(FULL, 50000, depth), within=1.2)]
+                     *random(FULL, 50000, depth), target=writes, within=1.2)]
     for depth in 1, 32:
         where = f"depth {depth}"
         subclusters = disks.overlay("-o", "extended_l2=on")
         rows += [row(f"4 KiB writes, empty, {where}", disks.out, *random(EMPTY, 50000, depth),
-                     make=disks.empty, ready=2 * GIB),
+                     make=disks.empty, ready=2 * GIB, target=8, within=1.3),
                  row(f"4 KiB writes, overlay, {where}", disks.out, *random(FULL, 8000, depth),
-                     make=disks.overlay(), ready=2 * GIB),
+                     make=disks.overlay(), ready=2 * GIB, below=disks.full("limit"), target=1.8,
+                     within=1.3),
                  row(f"4 KiB writes, overlay with subclusters, {where}", disks.out,
-                     *random(FULL, 16000, depth), make=subclusters, ready=2 * GIB)]
+                     *random(FULL, 16000, depth), make=subclusters, ready=2 * GIB, target=2,
+                     within=1.3)]
     # these wait for the disk, which may have other things to do: more rounds
     flushes = {"cache": "writeback", "rounds": 3 * rounds}
     each = ["--flush-interval", 1]
@@ -258,27 +262,27 @@ def plan(io_bench, folder, full):
                     write=write, cache="none", queue=True, within=1.05))
     rows += [
         row("4 KiB reads of a compressed image", lambda side: disks.packed,
-            *random(PACKED, 8000, 1), write=False, limit=disks.base),
+            *random(PACKED, 8000, 1), write=False, limit=disks.base, target=10),
         row("4 KiB reads of a compressed image of 16 MiB", lambda side: disks.packed_small,
             *random(16 * MIB, 20000, 1), write=False, limit=disks.base, target=10),
         row(f"4 KiB reads through {LAYERS} layers", lambda side: disks.top(),
-            *random(FULL, 300000, 1), write=False, limit=disks.base, fewer=150, target=100,
+            *random(FULL, 1000000, 1), write=False, limit=disks.base, fewer=500, target=100,
             within=1.3),
         *[row(f"4 KiB reads over {size}, mapped, direct", lambda side, s=size: disks.mapped[s],
-              "-s", PAGE, "-S", MAPPED_STEP, "-c", 200000, "-d", 1, write=False, cache="none",
-              limit=disks.mapped["16G"], target=target, within=1.5)
-          for size, target in [("256G", 3), ("1T", 20)]],
+              "-s", PAGE, "-S", MAPPED_STEP, "-c", 1000000, "-d", 1, write=False, cache="none",
+              limit=disks.mapped["16G"], fewer=fewer, target=target, within=1.5)
+          for size, target, fewer in [("256G", 3, 1), ("1T", 20, 50)]],
     ]
     rows += [
         row("64 KiB writes, empty, in order", disks.out, *sequential(64 << 10), make=disks.empty,
-            ready=2 * GIB),
+            ready=2 * GIB, target=2.5, within=1.25),
         row("1 MiB writes, empty, in order", disks.out, *sequential(MIB), make=disks.empty,
             ready=2 * GIB),
         row("4 KiB writes in place, a flush after each", disks.full, *random(FULL, 500, 1), *each,
             **flushes),
         row("4 KiB writes, empty, a flush after each", disks.out, *random(EMPTY, 300, 1), *each,
-            make=disks.empty, **flushes),
+            make=disks.empty, target=2, **flushes),
         row("4 KiB writes, empty, lazy refcounts, a flush after each", disks.out,
-            *random(EMPTY, 300, 1), *each, make=disks.lazy, **flushes),
+            *random(EMPTY, 300, 1), *each, make=disks.lazy, target=1.8, **flushes),
     ]
     return disks, rows

@@ -7,6 +7,9 @@ import subprocess
 from pathlib import Path
 
 
+REPORT = "{report}"  # in a command: the file for the figures of a program that times itself
+
+
 class Failed(Exception):
     """A command didn't do its work: there is nothing to time."""
 
@@ -62,6 +65,8 @@ class Stopwatch:
         return self.timed(argv, output, repeat)
 
     def timed(self, argv, output=None, repeat=1):
+        if REPORT in argv:
+            return self.told(argv)
         done = subprocess.run([self.program, self.report, str(repeat), *argv],
                               stderr=subprocess.PIPE, text=True, errors="replace")
         if done.returncode:
@@ -70,40 +75,64 @@ class Stopwatch:
         size = None if output is None else os.stat(output).st_blocks * 512
         return Sample(float(seconds) / repeat, float(cpu) / repeat, int(memory), size)
 
+    def told(self, argv):
+        """A limit that leaves out of its time what isn't the limit; it writes what spawn.c does."""
+        argv = [str(self.report) if word == REPORT else word for word in argv]
+        done = subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise Failed(f"{' '.join(argv)}: exit code {done.returncode}: {done.stderr.strip()}")
+        seconds, cpu, memory = self.report.read_text().split()
+        return Sample(float(seconds), float(cpu), int(memory), None)
+
 
 class Row:
     """
     What is compared: our command, theirs, and the file that each makes, if it makes one. Aims:
-    theirs ÷ ours is at least `target`, and ours ÷ limit at most `within` if that is given.
+    theirs ÷ ours is at least `target`, and ours ÷ limit at most `within` if that is given. With
+    `no_larger` our file may not be larger than theirs, either. `floor` is a second limit: the
+    slower of the two counts in each round. Theirs runs in the first `theirs_rounds` only, where it
+    takes too long to be waited for again and again.
     """
 
     def __init__(self, name, ours, theirs, output=None, repeat=1, rounds=3, target=1.0, limit=None,
-                 within=None, verify=None):
+                 within=None, verify=None, floor=None, no_larger=False, theirs_rounds=None):
         self.name = name
         self.commands = {"ours": ours, "theirs": theirs}
         if limit is not None:
             self.commands["limit"] = limit
+        if floor is not None:
+            self.commands["floor"] = floor
         self.output = output
         self.repeat = repeat
         self.rounds = rounds
+        self.theirs_rounds = rounds if theirs_rounds is None else theirs_rounds
         self.target = target
         self.within = within
+        self.no_larger = no_larger
         self.verify = verify
         self.samples = {side: [] for side in self.commands}
 
+    def sides(self, number):
+        """Who runs in a round, in what order: everybody is first, second and last in turn."""
+        sides = list(self.commands)
+        sides = sides[number % len(sides):] + sides[:number % len(sides)]
+        return [s for s in sides if s != "theirs" or number < self.theirs_rounds]
+
     def run(self, stopwatch, say):
         for number in range(self.rounds):
-            # Who goes first changes each round, so that neither always finds the warmer machine.
-            sides = list(self.commands)
-            if number % 2:
-                sides.reverse()
-            for side in sides:
-                sample = stopwatch.once(self.commands[side], self.output, self.repeat)
-                if number == 0 and side == "ours" and self.verify:
-                    self.verify()
+            for side in self.sides(number):
+                sample = self.once(side, stopwatch)
                 self.samples[side].append(sample)
                 say(f"{self.name}: round {number + 1} of {self.rounds}: {side} "
                     f"{sample.seconds:.3f} s")
+                if number == 0 and side == "ours" and self.verify:
+                    self.verify()
+        self.clean()
+
+    def once(self, side, stopwatch):
+        return stopwatch.once(self.commands[side], self.output, self.repeat)
+
+    def clean(self):
         if self.output is not None and os.path.exists(self.output):
             os.remove(self.output)
 
@@ -112,33 +141,52 @@ class Row:
         values = [v for v in values if v is not None]
         return statistics.median(values) if values else None
 
+    def ratios(self):
+        """Theirs ÷ ours, round by round."""
+        theirs = self.samples["theirs"]
+        return [theirs[n % len(theirs)].seconds / o.seconds
+                for n, o in enumerate(self.samples["ours"])]
+
     def ratio(self):
-        """The median over the rounds of theirs ÷ ours."""
-        return statistics.median(t.seconds / o.seconds for o, t in
-                                 zip(self.samples["ours"], self.samples["theirs"]))
+        return statistics.median(self.ratios())
 
     def spread(self):
         """The smallest and the largest ratio of a round: how much to believe the median."""
-        ratios = [t.seconds / o.seconds for o, t in
-                  zip(self.samples["ours"], self.samples["theirs"])]
-        return min(ratios), max(ratios)
+        return min(self.ratios()), max(self.ratios())
+
+    def limits(self):
+        """The seconds that count as the limit, round by round; none if there is no limit."""
+        slowest = self.samples.get("floor", self.samples.get("limit", []))
+        return [max(a.seconds, b.seconds) for a, b in
+                zip(self.samples.get("limit", []), slowest)]
+
+    def limit(self):
+        return statistics.median(self.limits()) if self.limits() else None
 
     def over_limit(self):
         """The median over the rounds of ours ÷ limit, or None."""
-        if "limit" not in self.samples:
+        if not self.limits():
             return None
-        return statistics.median(o.seconds / b.seconds for o, b in
-                                 zip(self.samples["ours"], self.samples["limit"]))
+        return statistics.median(o.seconds / seconds for o, seconds in
+                                 zip(self.samples["ours"], self.limits()))
 
-    def reached(self):
-        return self.ratio() >= self.target and not (
-            self.within and self.over_limit() > self.within)
+    def short(self):
+        """Which aims the row doesn't reach: words for people, none if all is well."""
+        words = []
+        if self.ratio() < self.target:
+            words.append("BELOW")
+        if self.within and self.over_limit() > self.within:
+            words.append("ABOVE")
+        if self.no_larger and self.median("ours", "size") > self.median("theirs", "size"):
+            words.append("LARGER")
+        return words
 
     def as_dict(self):
         return {
             "name": self.name, "commands": self.commands, "repeat": self.repeat,
             "target": self.target, "ratio": self.ratio(), "spread": self.spread(),
-            "within": self.within, "over_limit": self.over_limit(),
+            "within": self.within, "limit": self.limit(), "over_limit": self.over_limit(),
+            "short": self.short(),
             "samples": {side: [s.as_dict() for s in samples]
                         for side, samples in self.samples.items()},
         }

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * meta_read [-w] IMAGE: reads the metadata of a qcow2 image in the order of the file, and does
- * nothing with them: what a check can't be faster than. With -w each piece is written back and the
- * file flushed: what taking or deleting a snapshot can't be faster than.
+ * meta_read [-w|-m|-s] IMAGE: reads the metadata of a qcow2 image in the order of the file, and
+ * does nothing with them: what a check can't be faster than.
+ *
+ *	-w	writes each piece back and flushes: taking or deleting a snapshot
+ *	-m	reads the L1 table of the disk and its L2 tables only: a map
+ *	-s	reads the second half of the L1 table, of its L2 tables and of the refcount blocks,
+ *		writes back all but the L2 tables, cuts the file to its half and flushes: shrinking
  *
  * It knows sound images only, and uses nothing of the library.
  */
@@ -19,8 +23,11 @@
 
 static int fd;
 static uint64_t cluster;
-static uint64_t *places; /* clusters with tables */
+static uint64_t *places; /* clusters with tables; WRITE is set in those to be written back */
 static size_t nplaces, cap;
+static char mode; /* the option's letter, 'r' without one */
+
+#define WRITE 1u
 
 static void die(const char *what)
 {
@@ -48,8 +55,8 @@ static void add(uint64_t off)
 	places[nplaces++] = off;
 }
 
-/* The table itself, and the clusters that its words point to. */
-static void add_table(uint64_t off, uint64_t nwords)
+/* The table itself, and the clusters that its words point to; flags are for these. */
+static void add_table(uint64_t off, uint64_t nwords, unsigned flags)
 {
 	uint64_t *words = malloc(nwords * 8 + 8);
 
@@ -57,10 +64,10 @@ static void add_table(uint64_t off, uint64_t nwords)
 		die("meta_read");
 	get(words, nwords * 8, off);
 	for (uint64_t pos = 0; pos < nwords * 8; pos += cluster)
-		add(off + pos);
-	for (uint64_t i = 0; i < nwords; i++)
+		add((off + pos) | (mode == 'w' || mode == 's' ? WRITE : 0));
+	for (uint64_t i = mode == 's' ? nwords / 2 : 0; i < nwords; i++)
 		if (be64toh(words[i]) & OFFSET)
-			add(be64toh(words[i]) & OFFSET);
+			add((be64toh(words[i]) & OFFSET) | flags);
 	free(words);
 }
 
@@ -80,7 +87,7 @@ static void add_snapshots(uint64_t off, uint32_t n)
 
 	for (; n > 0; n--) {
 		get(s, sizeof(s), off);
-		add_table(be64(s), be32(s + 8));
+		add_table(be64(s), be32(s + 8), mode == 'w' ? WRITE : 0);
 		off += sizeof(s) + be32(s + 36) + ((unsigned)s[12] << 8 | s[13]) +
 		       ((unsigned)s[14] << 8 | s[15]);
 		off = (off + 7) & ~7ull;
@@ -94,34 +101,74 @@ static int by_place(const void *a, const void *b)
 	return (*x > *y) - (*x < *y);
 }
 
-int main(int argc, char **argv)
+/* The refcount table counts to its last word in use, not to the end of its cluster. */
+static uint64_t refcount_words(uint64_t off, uint64_t nwords)
 {
-	int rewrite = argc == 3 && strcmp(argv[1], "-w") == 0;
-	uint8_t head[104], *buf = malloc(4u << 20);
-	uint64_t total = 0;
+	uint64_t *words = malloc(nwords * 8 + 8);
 
-	if (argc != 2 + rewrite || !buf)
-		return 2;
-	fd = open(argv[1 + rewrite], rewrite ? O_RDWR : O_RDONLY);
-	if (fd < 0)
-		die(argv[1 + rewrite]);
+	if (!words)
+		die("meta_read");
+	get(words, nwords * 8, off);
+	while (nwords > 0 && words[nwords - 1] == 0)
+		nwords--;
+	free(words);
+	return nwords;
+}
+
+static void find_tables(void)
+{
+	uint8_t head[104];
+	uint64_t reftable_off;
+	unsigned refs = mode == 'w' || mode == 's' ? WRITE : 0;
+
 	get(head, sizeof(head), 0);
 	cluster = 1ull << be32(head + 20);
-	add_table(be64(head + 48), be32(head + 56) * (cluster / 8));
-	add_table(be64(head + 40), be32(head + 36));
-	add_snapshots(be64(head + 64), be32(head + 60));
+	reftable_off = be64(head + 48);
+	if (mode != 'm')
+		add_table(reftable_off,
+			  refcount_words(reftable_off, be32(head + 56) * (cluster / 8)), refs);
+	add_table(be64(head + 40), be32(head + 36), mode == 'w' ? WRITE : 0);
+	if (mode != 'm')
+		add_snapshots(be64(head + 64), be32(head + 60));
 	qsort(places, nplaces, sizeof(*places), by_place);
-	for (size_t i = 0, n; i < nplaces; i += n) {
-		uint64_t len = cluster;
+}
 
-		for (n = 1; i + n < nplaces && len < PIECE && places[i + n] <= places[i] + len; n++)
-			len = places[i + n] + cluster - places[i];
-		get(buf, len, places[i]);
-		if (rewrite && pwrite(fd, buf, len, (off_t)places[i]) != (ssize_t)len)
-			die("meta_read: write");
-		total += len;
-	}
-	if (rewrite && fdatasync(fd) != 0)
+/* Neighbours of one kind are read together. Gives their number. */
+static size_t do_piece(size_t i, void *buf, uint64_t *total)
+{
+	uint64_t len = cluster, off = places[i] & ~(uint64_t)WRITE;
+	size_t n;
+
+	for (n = 1; i + n < nplaces && len < PIECE && places[i + n] <= places[i] + len &&
+		    !((places[i + n] ^ places[i]) & WRITE);
+	     n++)
+		len = places[i + n] + cluster - places[i];
+	get(buf, len, off);
+	if ((places[i] & WRITE) && pwrite(fd, buf, len, (off_t)off) != (ssize_t)len)
+		die("meta_read: write");
+	*total += len;
+	return n;
+}
+
+int main(int argc, char **argv)
+{
+	uint8_t *buf = malloc(4u << 20);
+	uint64_t total = 0;
+	off_t end;
+
+	mode = argc == 3 && argv[1][0] == '-' ? argv[1][1] : 'r';
+	if (argc < 2 || argc > 3 || (argc == 3) != (mode != 'r') || !strchr("wmsr", mode) || !buf)
+		return 2;
+	fd = open(argv[argc - 1], mode == 'w' || mode == 's' ? O_RDWR : O_RDONLY);
+	if (fd < 0)
+		die(argv[argc - 1]);
+	find_tables();
+	for (size_t i = 0; i < nplaces;)
+		i += do_piece(i, buf, &total);
+	end = lseek(fd, 0, SEEK_END);
+	if (mode == 's' && ftruncate(fd, end / 2) != 0)
+		die("meta_read: cut");
+	if ((mode == 'w' || mode == 's') && fdatasync(fd) != 0)
 		die("meta_read: flush");
 	printf("%llu bytes\n", (unsigned long long)total);
 	return 0;

@@ -3,16 +3,19 @@
 Rows of work on metadata alone: checks, repairs, snapshots, measuring. Their limit is meta_read.c,
 which reads the same tables, or reads and writes them, and does nothing else.
 """
+import json
 import os
 import struct
 import subprocess
 from pathlib import Path
 
-from images import GIB, MIB, command, make_once, preallocated
+from images import GIB, MIB, command, make_fragmented, make_once, preallocated, warm
 from measure import Failed, Row
 
 SCATTERED = 100000  # clusters of 4 KiB that are written, out of order
 LEAKS = 100000
+TIB = 1024 * GIB
+PATH = "{path}"
 
 
 def copy(source, target):
@@ -70,40 +73,85 @@ def make_aged(source):
 
 
 class MetaRow(Row):
-    """Each side works on a copy of its own, which is made anew off the clock."""
+    """
+    Each side works on a copy of its own, which is made anew off the clock: its path stands at the
+    end of each command or where PATH is. Ours has to be sound by their checker, and of disk_bytes
+    if that is given.
+    """
 
-    def __init__(self, name, source, ours, theirs, limit, **more):
+    def __init__(self, name, source, ours, theirs, limit, verify=None, disk_bytes=None, **more):
         self.source = source
         self.path = str(source.parent / "meta.out")
-        super().__init__(name, [*ours, self.path], [*theirs, self.path],
-                         limit=limit and [*limit, self.path], **more)
+        self.disk_bytes = disk_bytes
+        self.also = verify
+        super().__init__(name, self.placed(ours), self.placed(theirs), verify=self.look_at_it,
+                         limit=limit and self.placed(limit), **more)
 
-    def run(self, stopwatch, say):
-        for number in range(self.rounds):
-            sides = list(self.commands)
-            sides = sides[number % len(sides):] + sides[:number % len(sides)]
-            for side in sides:
-                copy(self.source, self.path)
-                os.sync()
-                sample = stopwatch.timed(self.commands[side])
-                self.samples[side].append(sample)
-                say(f"{self.name}: round {number + 1} of {self.rounds}: {side} "
-                    f"{sample.seconds:.3f} s")
-                if number == 0 and side == "ours":
-                    self.look_at_it()
+    def placed(self, argv):
+        argv = argv if any(PATH in word for word in argv) else [*argv, PATH]
+        return [word.replace(PATH, self.path) for word in argv]
+
+    def once(self, side, stopwatch):
+        copy(self.source, self.path)
+        os.sync()
+        return stopwatch.timed(self.commands[side])
+
+    def clean(self):
         os.remove(self.path)
 
     def look_at_it(self):
         done = subprocess.run(["qemu-img", "check", self.path], capture_output=True, text=True)
         if done.returncode:
             raise Failed(f"{self.name}: qemu-img check: {done.stdout}{done.stderr}")
+        info = json.loads(printed(["qemu-img", "info", "--output=json", self.path]))
+        if self.disk_bytes and info["virtual-size"] != self.disk_bytes:
+            raise Failed(f"{self.name}: the disk has {info['virtual-size']} bytes")
+        if self.also:
+            self.also()
+
+
+def printed(argv):
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode:
+        raise Failed(f"{' '.join(argv)}: {done.stderr}")
+    return done.stdout
+
+
+def same_words(ours, theirs, judge=lambda text: text):
+    """Both print the same: judge brings it into a form in which that can be seen."""
+    def check():
+        if judge(printed(ours)) != judge(printed(theirs)):
+            raise Failed(f"{' '.join(ours)}: prints something else than {theirs[0]}")
+    return check
+
+
+def extents(text):
+    """A map without what only newer versions of theirs print."""
+    return [{k: v for k, v in e.items() if k != "compressed"} for e in json.loads(text)]
+
+
+def full_size(text):
+    """What measure says of the whole disk; of what is there theirs leaves out holes of the file."""
+    return [line for line in text.splitlines() if line.startswith("fully allocated size:")]
+
+
+def sound(path, disk_bytes, nclusters):
+    """A disk that was made here is sound by their checker, and all of it has clusters."""
+    def check():
+        report = json.loads(printed(["qemu-img", "check", "--output=json", "-f", "qcow2", path]))
+        info = json.loads(printed(["qemu-img", "info", "--output=json", path]))
+        if (info["virtual-size"], report.get("allocated-clusters")) != (disk_bytes, nclusters):
+            raise Failed(f"{path}: not all of its clusters are there")
+    return check
 
 
 class MetaImages:
-    def __init__(self, images):
+    def __init__(self, images, full):
+        self.full = full
         self.huge = images.folder / "huge.qcow2"
         self.tera = images.folder / "tera.qcow2"
-        self.mapped = images.large
+        self.mapped = images.folder / "large.qcow2"
+        self.fragmented = images.folder / "fragmented.qcow2"
         self.scattered = images.folder / "scattered.qcow2"
         self.leaking = images.folder / "leaking.qcow2"
         self.snapped = images.folder / "snapped.qcow2"
@@ -111,68 +159,117 @@ class MetaImages:
         self.huge_snapped = images.folder / "huge-snapped.qcow2"
 
     def prepare(self, say):
-        for path, make in [
-            (self.huge, preallocated("2T")),
+        made = [
             (self.tera, preallocated("1T")),
             (self.mapped, preallocated("256G")),
+            (self.fragmented, make_fragmented),
             (self.scattered, make_scattered),
             (self.leaking, make_leaking),
             (self.snapped, make_snapped(self.mapped)),
             (self.aged, make_aged(self.mapped)),
-            (self.huge_snapped, make_snapped(self.huge)),
-        ]:
+        ]
+        if self.full:
+            made += [(self.huge, preallocated("2T")), (self.huge_snapped, make_snapped(self.huge))]
+        for path, make in made:
             make_once(path, make, say)
+        warm([path for path, _ in made])
+        return True
+
+    def remove(self):
+        """They are kept for the next run."""
 
 
-def build_limit(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    program = folder / "meta_read"
-    source = Path(__file__).resolve().parent / "meta_read.c"
-    command("cc", "-O2", "-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64", source, "-o", program)
-    return str(program)
+def written(nbytes, path):
+    """So many bytes of tables written into a new file from start to end, and flushed."""
+    return ["dd", "if=/dev/zero", f"of={path}", "bs=256K", f"count={-(-nbytes // (256 << 10))}",
+            "conv=fdatasync", "status=none"]
 
 
-def plan(qcow2, meta_read, images, full):
-    """What the rows need, and the rows."""
-    made = MetaImages(images)
-    rounds = 9 if full else 3
+def tables(disk_bytes):
+    """The bytes of L2 entries and refcounts for a disk that is mapped whole, in 64 KiB clusters."""
+    return disk_bytes // 65536 * (8 + 2)
 
-    def check(name, path, **more):
-        return Row(f"check of {name}", [qcow2, "check", str(path)],
-                   ["qemu-img", "check", str(path)], limit=[meta_read, str(path)], rounds=rounds,
-                   **more)
 
-    def change(name, source, *argv, write=False, **more):
-        return MetaRow(name, source, [qcow2, *argv], ["qemu-img", *argv],
-                       [meta_read, "-w"] if write else None, rounds=rounds, **more)
+class Plan:
+    """Makes rows in which both sides are given the same words."""
 
-    def of_snapshots(name, source, snapped, tag):
+    def __init__(self, qcow2, limits, folder, rounds):
+        self.qcow2 = qcow2
+        self.limits = limits
+        self.out = str(folder / "meta-out.qcow2")
+        self.rounds = rounds
+
+    def look(self, name, path, *argv, limit=(), judge=None, **more):
+        ours, theirs = ([tool, *argv, str(path)] for tool in (self.qcow2, "qemu-img"))
+        return Row(name, ours, theirs, limit=[self.limits.meta_read, *limit, str(path)],
+                   rounds=self.rounds, verify=judge and same_words(ours, theirs, judge), **more)
+
+    def mapped(self, name, path, **more):
+        return self.look(f"map --output=json, {name}", path, "map", "--output=json", limit=["-m"],
+                         judge=extents, **more)
+
+    def change(self, name, source, *argv, limit=None, **more):
+        if isinstance(limit, str):
+            limit = [self.limits.meta_read, limit]
+        return MetaRow(name, source, [self.qcow2, *argv], ["qemu-img", *argv], limit,
+                       rounds=self.rounds, **more)
+
+    def create(self, size, disk_bytes, **more):
+        argv = ["create", "-f", "qcow2", "-o", "preallocation=metadata", self.out, size]
+        return Row(f"create {size}, preallocation=metadata", [self.qcow2, *argv],
+                   ["qemu-img", *argv], output=self.out, rounds=self.rounds, target=10, within=1.5,
+                   limit=written(tables(disk_bytes), self.out),
+                   verify=sound(self.out, disk_bytes, disk_bytes // 65536), **more)
+
+    def of_snapshots(self, name, source, snapped, tag, slow=None):
         return [
-            change(f"snapshot create, {name}", source, "snapshot", "-c", "new", write=True,
-                   target=5),
-            change(f"snapshot apply, {name}", snapped, "snapshot", "-a", tag, target=5),
-            change(f"snapshot delete, {name}", snapped, "snapshot", "-d", tag, write=True,
-                   target=5),
-            change(f"snapshot list, {name}", snapped, "snapshot", "-l"),
+            self.change(f"snapshot create, {name}", source, "snapshot", "-c", "new", limit="-w",
+                        target=5),
+            self.change(f"snapshot apply, {name}", snapped, "snapshot", "-a", tag, target=5,
+                        theirs_rounds=slow),
+            self.change(f"snapshot delete, {name}", snapped, "snapshot", "-d", tag, limit="-w",
+                        target=5),
+            self.change(f"snapshot list, {name}", snapped, "snapshot", "-l"),
         ]
 
+
+def plan(qcow2, limits, images, full):
+    """What the rows need, and the rows."""
+    made = MetaImages(images, full)
+    p = Plan(qcow2, limits, images.folder, 9 if full else 3)
+    slow = None if full else 1
+    fragments = f"{SCATTERED:,} fragments, five snapshots"
+    grow = ["resize", "-q", "-f", "qcow2", "--preallocation=metadata", PATH, "+1T"]
     return made, [
-        check("2 TiB, preallocated metadata", made.huge, target=30, within=2.0),
-        check(f"{SCATTERED:,} fragments, five snapshots", made.scattered, target=200, within=5.0),
-        Row("measure of a 1 TiB mapped image", [qcow2, "measure", "-O", "qcow2", str(made.tera)],
-            ["qemu-img", "measure", "-O", "qcow2", str(made.tera)],
-            limit=[meta_read, str(made.tera)], rounds=rounds, target=30, within=2.0),
-        change(f"check -r leaks, {LEAKS:,} of them", made.leaking, "check", "-r", "leaks",
-               target=200),
-        change("snapshot create, 256 GiB", made.mapped, "snapshot", "-c", "b", write=True,
-               target=10, within=2.0),
-        change("snapshot apply, 256 GiB", made.snapped, "snapshot", "-a", "a", target=30),
-        change("snapshot delete, 256 GiB", made.snapped, "snapshot", "-d", "a", write=True,
-               target=20, within=2.0),
-        change("snapshot delete, a tenth discarded since", made.aged, "snapshot", "-d", "a",
-               write=True, target=80, within=3.0),
-        change("snapshot list, 256 GiB", made.snapped, "snapshot", "-l"),
-        *of_snapshots("2 TiB", made.huge, made.huge_snapped, "a"),
-        *of_snapshots(f"{SCATTERED:,} fragments, five snapshots", made.scattered, made.scattered,
-                      "s2"),
+        p.look("check, 1 TiB mapped", made.tera, "check", target=30, within=2.0),
+        p.look(f"check, {fragments}", made.scattered, "check", target=200, within=5.0,
+               theirs_rounds=slow),
+        p.look("check, 40,000 fragments", made.fragmented, "check", repeat=5, target=5),
+        p.change(f"check -r leaks, {LEAKS:,} of them", made.leaking, "check", "-r", "leaks",
+                 target=200, theirs_rounds=slow),
+        p.create("256G", 256 * GIB),
+        p.create("1T", TIB, theirs_rounds=slow),
+        p.change("resize --shrink to half, 256 GiB mapped", made.mapped, "resize", "-q", "-f",
+                 "qcow2", "--shrink", PATH, "128G", limit="-s", disk_bytes=128 * GIB, target=50,
+                 within=2.0),
+        p.change("resize +1T, preallocation=metadata, 256 GiB mapped", made.mapped, *grow,
+                 limit=written(tables(TIB), PATH), disk_bytes=256 * GIB + TIB, target=50,
+                 within=2.0, theirs_rounds=slow),
+        p.change("resize +1T, 256 GiB mapped", made.mapped, "resize", "-q", "-f", "qcow2", PATH,
+                 "+1T", disk_bytes=256 * GIB + TIB),
+        p.mapped("1 TiB mapped", made.tera, repeat=5, target=40, within=2.5),
+        p.mapped("40,000 fragments", made.fragmented, repeat=5, target=60, within=2.5),
+        p.mapped("100,000 fragments", made.scattered, repeat=2, target=60, within=2.5),
+        p.look("measure, 1 TiB mapped", made.tera, "measure", "-O", "qcow2", judge=full_size,
+               target=30, within=2.0),
+        p.change("snapshot create, 256 GiB", made.mapped, "snapshot", "-c", "b", limit="-w",
+                 target=10, within=2.0),
+        p.change("snapshot apply, 256 GiB", made.snapped, "snapshot", "-a", "a", target=30),
+        p.change("snapshot delete, 256 GiB", made.snapped, "snapshot", "-d", "a", limit="-w",
+                 target=20, within=2.0),
+        p.change("snapshot delete, a tenth discarded since", made.aged, "snapshot", "-d", "a",
+                 limit="-w", target=80, within=3.0, theirs_rounds=slow),
+        p.change("snapshot list, 256 GiB", made.snapped, "snapshot", "-l"),
+        *(p.of_snapshots("2 TiB", made.huge, made.huge_snapped, "a") if full else []),
+        *p.of_snapshots(fragments, made.scattered, made.scattered, "s2", slow),
     ]

@@ -5,6 +5,7 @@ the run. Their limit is `cp --reflink=always` of the source: the file system's o
 """
 import subprocess
 
+from copy_rows import same_disk
 from images import GIB, command, convert, make_disk
 from measure import Row
 
@@ -50,7 +51,7 @@ class Shared:
             (self.folder / f"{system}.img").unlink(missing_ok=True)
 
 
-def plan(qcow2, folder, data_bytes, same_disk, full):
+def plan(qcow2, folder, data_bytes, full):
     """What the rows need, and the rows."""
     shared = Shared(folder, data_bytes)
 

@@ -41,8 +41,7 @@ def median(row, side, what):
 
 
 def reached(row):
-    within = row["within"] is None or row["over_limit"] <= row["within"]
-    return row["ratio"] >= row["target"] and within
+    return not row["short"]
 
 
 class Scale:
@@ -104,16 +103,21 @@ def line(row):
         pair = [median(row, side, what) for side in ("ours", "theirs")]
         return " : ".join(figure(v and v * factor, form) for v in pair) if any(pair) else ""
 
+    def cell(text, word=None):
+        if word in row["short"]:
+            return f'<td class="short">{text} {word}</td>'
+        return f"<td>{text}</td>"
+
     over = figure(row["over_limit"], ".2f")
     if row["within"]:
         over += f" of {row['within']:g}"
     low, high = row["spread"]
-    cells = [f"{row['ratio']:.2f}", f"{row['target']:g}", f"{low:.2f} to {high:.2f}", over,
-             of("seconds", ".4f"), figure(median(row, "limit", "seconds"), ".4f"),
-             of("cpu", ".3f"), of("memory", ".1f", 1 / 1024), of("size", ".1f", 2.0 ** -20)]
+    cells = [cell(f"{row['ratio']:.2f}", "BELOW"), cell(f"{row['target']:g}"),
+             cell(f"{low:.2f} to {high:.2f}"), cell(over, "ABOVE"), cell(of("seconds", ".4f")),
+             cell(figure(row["limit"], ".4f")), cell(of("cpu", ".3f")),
+             cell(of("memory", ".1f", 1 / 1024)), cell(of("size", ".1f", 2.0 ** -20), "LARGER")]
     short = "" if reached(row) else ' class="short"'
-    return (f"<tr><td{short}>{html.escape(row['name'])}</td>"
-            + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+    return f"<tr><td{short}>{html.escape(row['name'])}</td>{''.join(cells)}</tr>"
 
 
 def page(bench):
@@ -129,7 +133,8 @@ def page(bench):
 {html.escape(about["qemu-img"])}; {about["date"]}, {"full" if bench["full"] else "quick"} run.
 {good} of {len(rows)} rows reach their aim.</p>
 <p>How many times as long as ours theirs takes: median of the rounds, their range as a line, the aim
-as a green mark. Orange: the aim isn't reached. What may be concluded is in
+as a green mark. Orange: an aim isn't reached, and the table says which: BELOW the aim of theirs ÷
+ours, ABOVE that of ours ÷ limit, an output that is LARGER than theirs. What may be concluded is in
 <code>bench/README.md</code>.</p>
 {plot(rows)}
 <h2>Every figure</h2>
