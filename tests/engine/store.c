@@ -429,7 +429,7 @@ void flat_hash(struct flat *f)
 
 /* ---- names ---- */
 
-#define NAMES 8
+#define NAMES 10
 
 static struct {
 	char *path;
@@ -445,16 +445,26 @@ static unsigned find_name(const char *path)
 	return i;
 }
 
+static void forget_name(unsigned i)
+{
+	free(names[i].path);
+	names[i].path = NULL;
+	names[i].flat = NULL;
+}
+
+void flat_forget_names(const struct flat *f)
+{
+	for (unsigned i = 0; i < NAMES; i++)
+		if (names[i].flat == f)
+			forget_name(i);
+}
+
 void flat_name(const char *path, struct flat *f)
 {
 	unsigned i = find_name(path);
 
-	if (i < NAMES) {
-		free(names[i].path);
-		names[i].path = NULL;
-	}
-	if (!f)
-		return;
+	if (i < NAMES)
+		forget_name(i);
 	for (i = 0; names[i].path; i++)
 		assert(i + 1 < NAMES);
 	names[i].path = strdup(path);

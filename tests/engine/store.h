@@ -86,8 +86,9 @@ void flat_apply(struct flat *f, const struct tape_entry *e, uint64_t from, uint6
 
 /* ---- names ---- */
 
-/* Whoever opens path gets f. NULL as f forgets the name. */
+/* Whoever opens path gets f, which may have several names. */
 void flat_name(const char *path, struct flat *f);
+void flat_forget_names(const struct flat *f);
 
 /* ---- faults ---- */
 

@@ -309,8 +309,8 @@ void world_release(struct world *w)
 	if (d)
 		closedir(d);
 	rmdir(w->dir);
-	flat_name(w->data_path, NULL);
-	flat_name(w->base_path, NULL);
+	flat_forget_names(&w->data);
+	flat_forget_names(&w->base);
 	flat_release(&w->file);
 	flat_release(&w->data);
 	flat_release(&w->base);
