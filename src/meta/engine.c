@@ -253,6 +253,8 @@ static void init_locks(struct meta_engine *e)
 	pthread_mutex_init(&e->alloc.lock, NULL);
 	meta_slot_init(&e->order.commit);
 	meta_slot_init(&e->order.reaping);
+	pthread_mutex_init(&e->new_blocks.lock, NULL);
+	meta_slot_init(&e->new_blocks.entering);
 	meta_slot_init(&e->growing);
 	meta_slot_init(&e->l1_slot);
 	meta_slot_init(&e->packing);
@@ -410,6 +412,9 @@ void meta_engine_free(struct meta *m)
 	meta_gate_release(&e->gate);
 	meta_slot_release(&e->order.commit);
 	meta_slot_release(&e->order.reaping);
+	pthread_mutex_destroy(&e->new_blocks.lock);
+	meta_slot_release(&e->new_blocks.entering);
+	mem_free(e->new_blocks.list);
 	meta_slot_release(&e->growing);
 	meta_slot_release(&e->l1_slot);
 	meta_slot_release(&e->packing);

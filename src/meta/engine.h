@@ -111,6 +111,22 @@ int meta_refs_lower(struct meta *m, uint64_t first, uint64_t n,
  * that count nothing but themselves.
  */
 int meta_refs_trim(struct meta *m, struct qcow2_error *err);
+/* Refcount blocks that memory counts in already; on the file no table points to them yet. */
+struct meta_new_block {
+	uint64_t idx, block_off;
+};
+
+struct meta_new_blocks {
+	struct meta_slot entering; /* guards writing of the entries; nothing else is taken in it */
+	_Atomic size_t count;	   /* of the list; one is on it until its entry has been written */
+	pthread_mutex_t lock;
+	/* guarded by lock */
+	struct meta_new_block *list;
+	size_t cap;
+};
+
+/* Makes them durable and writes their entries, which the caller's barrier is to follow. */
+int meta_refs_enter_new(struct meta *m, struct qcow2_error *err);
 /* Makes the refcount block of table index idx, while the slot `growing` isn't held by the caller.
  */
 int meta_refs_grow(struct meta *m, uint64_t idx, struct qcow2_error *err);
@@ -254,6 +270,9 @@ void meta_fail(struct meta *m, const struct qcow2_error *why);
  */
 void meta_need_end(struct meta *m, uint64_t host_off);
 /* A flush of the data file and the image file; the image has failed if it fails (rule 12). */
+int meta_flush_files(struct meta *m, struct qcow2_error *err);
+/* The same, and before it refcount blocks that are new, then their entries in the table (rule 6).
+ */
 int meta_barrier(struct meta *m, struct qcow2_error *err);
 /*
  * Nobody may write [host_off, +len) but as a region of kind own: rule 13. A hit marks the image
@@ -346,6 +365,7 @@ struct meta_engine {
 	struct meta_alloc alloc;
 	struct meta_order order;
 	struct meta_slot growing;
+	struct meta_new_blocks new_blocks;
 	struct meta_slot l1_slot; /* guards the list of L1 entries whose table is being made */
 	_Atomic(struct meta_reftable *) reftable;
 	struct meta_slot packing;

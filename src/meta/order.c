@@ -166,7 +166,7 @@ struct commit {
 	size_t ngraves; /* of what was dropped before it began */
 };
 
-int meta_barrier(struct meta *m, struct qcow2_error *err)
+int meta_flush_files(struct meta *m, struct qcow2_error *err)
 {
 	int ret = 0;
 
@@ -184,6 +184,13 @@ int meta_barrier(struct meta *m, struct qcow2_error *err)
 		meta_fail(m, &why);
 	}
 	return ret;
+}
+
+int meta_barrier(struct meta *m, struct qcow2_error *err)
+{
+	int ret = meta_refs_enter_new(m, err);
+
+	return ret == 0 ? meta_flush_files(m, err) : ret;
 }
 
 /* *written: the bit counts when a barrier has followed. */

@@ -6,6 +6,9 @@
  * One thread at a time grows (slot `growing`); it may need a block for the block that it makes, so
  * the work below the slot calls itself. Clusters that were found are marked in the allocator, so
  * that growing takes none of them, unlike in QEMU, which starts its search again.
+ *
+ * A disk that grows with all its clusters mapped takes thousands of blocks: they become durable
+ * together, ahead of the next barrier of whoever it may be.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -84,17 +87,85 @@ static int write_block(struct meta *m, const struct new_block *b, struct qcow2_e
 	return storage_write(m->file, block + off, len, meta_off_of(m, at->first) + off, err);
 }
 
-static int write_entry(struct meta *m, uint64_t idx, uint64_t block_off, struct qcow2_error *err)
-{
-	uint64_t host_off = m->header.reftable_off + idx * LAYOUT_REFTABLE_ENTRY_LEN;
-	uint8_t entry[LAYOUT_REFTABLE_ENTRY_LEN];
-	int ret;
+/* ---- entries that wait for a barrier ---- */
 
-	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC_HOOKUP);
-	store_be64(entry, block_off);
-	ret = storage_write(m->file, entry, sizeof(entry), host_off, err);
-	if (ret == 0)
+/*
+ * Rule 6: the block is written but not durable, so its entry waits. It is on the list before
+ * anybody finds the block: who counts in it, and has a barrier then, finds it there.
+ */
+static int put_off_entry(struct meta *m, uint64_t idx, uint64_t block_off, struct qcow2_error *err)
+{
+	struct meta_new_blocks *nb = &m->engine->new_blocks;
+	struct meta_new_block *list;
+	size_t n;
+	int ret = 0;
+
+	pthread_mutex_lock(&nb->lock);
+	n = atomic_load(&nb->count);
+	if (n == nb->cap) {
+		list = mem_realloc(nb->list, 2 * nb->cap + 16, sizeof(*list));
+		if (list) {
+			nb->list = list;
+			nb->cap = 2 * nb->cap + 16;
+		} else {
+			ret = error_errno(err, -ENOMEM, "can't make a refcount block");
+		}
+	}
+	if (ret == 0) {
+		nb->list[n] = (struct meta_new_block){idx, block_off};
+		atomic_store(&nb->count, n + 1);
 		__atomic_store_n(&reftable(m)->refblock_off[idx], block_off, __ATOMIC_RELEASE);
+	}
+	pthread_mutex_unlock(&nb->lock);
+	return ret;
+}
+
+static int write_entry(struct meta *m, size_t i, struct qcow2_error *err)
+{
+	struct meta_new_blocks *nb = &m->engine->new_blocks;
+	uint8_t entry[LAYOUT_REFTABLE_ENTRY_LEN];
+	struct meta_new_block b;
+
+	pthread_mutex_lock(&nb->lock); /* the list may move */
+	b = nb->list[i];
+	pthread_mutex_unlock(&nb->lock);
+	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC_HOOKUP);
+	store_be64(entry, b.block_off);
+	return storage_write(m->file, entry, sizeof(entry),
+			     m->header.reftable_off + b.idx * LAYOUT_REFTABLE_ENTRY_LEN, err);
+}
+
+static void cut_list(struct meta_new_blocks *nb, size_t done)
+{
+	size_t left;
+
+	pthread_mutex_lock(&nb->lock);
+	left = atomic_load(&nb->count) - done;
+	memmove(nb->list, nb->list + done, left * sizeof(*nb->list));
+	atomic_store(&nb->count, left);
+	pthread_mutex_unlock(&nb->lock);
+}
+
+int meta_refs_enter_new(struct meta *m, struct qcow2_error *err)
+{
+	struct meta_new_blocks *nb = &m->engine->new_blocks;
+	size_t n, done = 0;
+	int ret = 0;
+
+	if (atomic_load(&nb->count) == 0)
+		return 0;
+	/* who comes second waits: the entries may be what its own barrier is for */
+	meta_slot_take(&nb->entering);
+	n = atomic_load(&nb->count);
+	if (n > 0 && !META_BROKEN(6))
+		ret = meta_flush_files(m, err);
+	while (done < n && ret == 0) {
+		ret = write_entry(m, done, err);
+		done += ret == 0;
+	}
+	if (done > 0)
+		cut_list(nb, done);
+	meta_slot_leave(&nb->entering);
 	return ret;
 }
 
@@ -280,8 +351,9 @@ static int enter_block(struct meta *m, uint64_t idx, struct new_block *b, struct
 	int ret;
 
 	if (idx < reftable(m)->entries) {
-		b->entered = true;
-		return write_entry(m, idx, block_off, err);
+		ret = put_off_entry(m, idx, block_off, err);
+		b->entered = ret == 0;
+		return ret;
 	}
 	ret = move_table(m, idx, block_off, err);
 	/* a table that didn't become the one points to nothing */
@@ -289,7 +361,7 @@ static int enter_block(struct meta *m, uint64_t idx, struct new_block *b, struct
 	return ret;
 }
 
-/* Writes the block and lets the table point to it. */
+/* Writes the block and lets the table point to it; the one on the file from the next barrier on. */
 static int enter_new(struct meta *m, uint64_t idx, struct new_block *b, struct qcow2_error *err)
 {
 	struct meta_guard *g = &m->engine->guard;
@@ -298,7 +370,8 @@ static int enter_new(struct meta *m, uint64_t idx, struct new_block *b, struct q
 
 	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC_WRITE);
 	ret = write_block(m, b, err);
-	if (ret == 0 && !META_BROKEN(6))
+	/* what counts it may be new itself, and has to be pointed to before */
+	if (ret == 0 && !b->counts_itself && !META_BROKEN(6))
 		ret = meta_barrier(m, err);
 	if (ret == 0)
 		ret = meta_guard_add(g, META_REGION_REFBLOCK, off, m->geometry.cluster_size, err);

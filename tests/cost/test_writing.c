@@ -384,6 +384,27 @@ static void with_lazy_refcounts_the_first_flush_costs_no_barrier_more(void **sta
 	end(&t);
 }
 
+/* ---- refcount blocks ---- */
+
+/* A block counts 64 clusters, so that this takes a dozen of them. */
+static const struct world_config tiny = {
+	.version = 3, .cluster_bits = 9, .refcount_bits = 64, .size = 400 * K};
+
+static void many_new_refcount_blocks_become_durable_together(void **state)
+{
+	struct costed t;
+
+	(void)state;
+	begin(&t, &tiny);
+	cost_of(&t);
+	write_at(&t, 0, t.w.size);
+	assert_int_equal(cost_of(&t).flushes, 0);
+	assert_int_equal(flush(&t).flushes, 3); /* the blocks, what they count, the tables */
+	write_at(&t, 0, CLUSTER);
+	assert_int_equal(flush(&t).flushes, 1);
+	end(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -403,6 +424,7 @@ int main(void)
 		cmocka_unit_test(zeros_in_whole_clusters_move_no_data),
 		cmocka_unit_test(a_discard_costs_one_slice_and_one_barrier),
 		cmocka_unit_test(with_lazy_refcounts_the_first_flush_costs_no_barrier_more),
+		cmocka_unit_test(many_new_refcount_blocks_become_durable_together),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
