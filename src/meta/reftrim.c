@@ -2,13 +2,19 @@
 /*
  * Refcount blocks at the end of the table that count nothing any more, or only themselves, are let
  * go of, so that they don't keep the file long. The gate is closed: nobody counts meanwhile.
+ *
+ * The entries of many are cleared before one barrier: whichever of them a crash leaves, a block
+ * that is pointed to counts itself, and one that isn't is counted by nobody.
  */
 #include <errno.h>
 
 #include "base/alloc.h"
 #include "base/bytes.h"
 #include "base/num.h"
+#include "format/entry.h"
 #include "meta/engine.h"
+
+#define BATCH_MAX 256 /* blocks that go with one barrier */
 
 /* How many clusters of the block are counted; *only is the last one found. */
 static int count_used(struct meta *m, uint64_t idx, uint64_t *used, uint64_t *only,
@@ -32,10 +38,15 @@ static int count_used(struct meta *m, uint64_t idx, uint64_t *used, uint64_t *on
 	return ret;
 }
 
-/* Takes the entry out of the table, durably: then nothing points to the block. */
-static int clear_entry(struct meta *m, uint64_t idx, struct qcow2_error *err)
+/* Blocks whose entries are cleared on the file, but not in memory: the barrier is still to come. */
+struct batch {
+	uint64_t idx[BATCH_MAX];
+	size_t n;
+};
+
+/* Takes the entry out of the table on the file. */
+static int clear_entry(struct meta *m, uint64_t idx, struct batch *b, struct qcow2_error *err)
 {
-	struct meta_reftable *t = atomic_load(&m->engine->reftable);
 	const uint8_t zero[LAYOUT_REFTABLE_ENTRY_LEN] = {0};
 	int ret;
 
@@ -43,54 +54,76 @@ static int clear_entry(struct meta *m, uint64_t idx, struct qcow2_error *err)
 	ret = storage_write(m->file, zero, sizeof(zero),
 			    m->header.reftable_off + idx * LAYOUT_REFTABLE_ENTRY_LEN, err);
 	if (ret == 0)
-		ret = meta_barrier(m, err);
-	if (ret == 0)
-		__atomic_store_n(&t->refblock_off[idx], 0, __ATOMIC_RELEASE);
+		b->idx[b->n++] = idx;
+	return ret;
+}
+
+/* Nothing points to the block any more, durably. */
+static void let_go(struct meta *m, uint64_t idx)
+{
+	struct meta_reftable *t = atomic_load(&m->engine->reftable);
+	uint64_t off = format_reftable_decode(&m->geometry, t->refblock_off[idx]).refblock_off;
+	uint64_t cluster = meta_cluster_of(m, off);
+	bool counts_itself = cluster >> m->geometry.refblock_bits == idx;
+
+	__atomic_store_n(&t->refblock_off[idx], 0, __ATOMIC_RELEASE);
+	meta_cache_forget(m->engine->refs, off, m->geometry.cluster_size);
+	meta_guard_remove(&m->engine->guard, META_REGION_REFBLOCK, off, m->geometry.cluster_size);
+	if (counts_itself || meta_refs_lower(m, cluster, 1, NULL, NULL, NULL) == 0)
+		meta_alloc_give_back(m, cluster, 1);
+}
+
+/* The barrier, and what waited for it. */
+static int end_batch(struct meta *m, struct batch *b, struct qcow2_error *err)
+{
+	int ret = b->n > 0 ? meta_barrier(m, err) : 0;
+
+	for (size_t i = 0; ret == 0 && i < b->n; i++)
+		let_go(m, b->idx[i]);
+	b->n = 0;
+	/* a count that was lowered may be the last of the next block */
+	if (ret == 0 && meta_cache_ndirty(m->engine->refs) > 0)
+		ret = meta_commit_counts(m, err);
 	return ret;
 }
 
 /* Lets go of the block of table entry idx if it counts nothing but itself. */
-static int trim_block(struct meta *m, uint64_t idx, uint64_t block_off, bool *trimmed,
-		      struct qcow2_error *err)
+static int trim_block(struct meta *m, uint64_t idx, uint64_t block_off, struct batch *b,
+		      bool *trimmed, struct qcow2_error *err)
 {
-	const uint64_t cs = m->geometry.cluster_size;
 	uint64_t cluster = meta_cluster_of(m, block_off);
 	uint64_t used, only = 0;
-	bool counts_itself;
 	int ret = count_used(m, idx, &used, &only, err);
 
-	*trimmed = false;
-	counts_itself = used == 1 && only == cluster;
-	if (ret < 0 || (used > 0 && !counts_itself))
+	*trimmed = ret == 0 && (used == 0 || (used == 1 && only == cluster));
+	if (!*trimmed)
 		return ret;
-	ret = clear_entry(m, idx, err);
-	if (ret < 0)
-		return ret;
-	meta_cache_forget(m->engine->refs, block_off, cs);
-	meta_guard_remove(&m->engine->guard, META_REGION_REFBLOCK, block_off, cs);
-	if (counts_itself || meta_refs_lower(m, cluster, 1, NULL, NULL, NULL) == 0)
-		meta_alloc_give_back(m, cluster, 1);
-	*trimmed = true;
-	return 0;
+	ret = clear_entry(m, idx, b, err);
+	/* one that is counted elsewhere changes what is there */
+	if (ret == 0 && (used == 0 || b->n == BATCH_MAX))
+		ret = end_batch(m, b, err);
+	return ret;
 }
 
 int meta_refs_trim(struct meta *m, struct qcow2_error *err)
 {
 	const struct meta_reftable *t = atomic_load(&m->engine->reftable);
+	struct batch b = {.n = 0};
 	bool trimmed = true;
 	uint64_t off;
-	int ret = 0;
+	int ret = meta_refs_enter_new(m, err);
+	int ended;
 
 	/* nothing of a block may be dirty when it goes */
-	if (meta_cache_ndirty(m->engine->refs) > 0)
+	if (ret == 0 && meta_cache_ndirty(m->engine->refs) > 0)
 		ret = meta_commit_counts(m, err);
 	/* never the first: it counts the header */
 	for (uint64_t idx = t->entries; ret == 0 && trimmed && idx-- > 1;) {
 		ret = meta_refblock_off(m, idx, &off, err);
 		if (ret == 0 && off != 0)
-			ret = trim_block(m, idx, off, &trimmed, err);
-		if (ret == 0 && trimmed && meta_cache_ndirty(m->engine->refs) > 0)
-			ret = meta_commit_counts(m, err);
+			ret = trim_block(m, idx, off, &b, &trimmed, err);
 	}
-	return ret;
+	/* also after a failure: what is cleared on the file may not stay in memory */
+	ended = end_batch(m, &b, ret == 0 ? err : NULL);
+	return ret < 0 ? ret : ended;
 }

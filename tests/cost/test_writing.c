@@ -405,6 +405,19 @@ static void many_new_refcount_blocks_become_durable_together(void **state)
 	end(&t);
 }
 
+static void many_refcount_blocks_go_together(void **state)
+{
+	struct costed t;
+
+	(void)state;
+	begin(&t, &tiny);
+	write_at(&t, 0, t.w.size);
+	flush(&t);
+	assert_int_equal(run_resize(&t.r, 32 * K), 0);
+	assert_in_range(cost_of(&t).flushes, 1, 8);
+	end(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -425,6 +438,7 @@ int main(void)
 		cmocka_unit_test(a_discard_costs_one_slice_and_one_barrier),
 		cmocka_unit_test(with_lazy_refcounts_the_first_flush_costs_no_barrier_more),
 		cmocka_unit_test(many_new_refcount_blocks_become_durable_together),
+		cmocka_unit_test(many_refcount_blocks_go_together),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
