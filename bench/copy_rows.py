@@ -5,7 +5,7 @@ program. What is made must read, by QEMU's reader, as the disk that it was made 
 """
 import subprocess
 
-from images import command, convert, make_once, make_sparse, warm
+from images import GIB, command, convert, make_once, make_sparse, warm
 from measure import REPORT, Failed, Row
 from meta_rows import MetaRow, extents, printed
 
@@ -104,9 +104,10 @@ class Plan:
         for name, *way in ways:
             rows.append(self.convert(name, *way, limit=self.cp(way[0]), target=1.4, within=1.1))
             rows.append(self.convert(f"{name}, theirs -W -m 16", *way, theirs=PARALLEL,
-                                     target=1.4))
+                                     target=1.4, rounds=self.some))
         rows += [self.convert(f"{name}, direct I/O on both sides", *way, direct, direct, limit=dd,
-                              within=1.05, rounds=self.some) for name, *way in ways]
+                              within=1.05, rounds=self.some, ready=GIB // 2)
+                 for name, *way in ways]
         return rows
 
     def sparse_ways(self):

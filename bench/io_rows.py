@@ -135,12 +135,11 @@ class IoRow(Row):
     def __init__(self, name, commands, files, make=None, writes=False, ready=MIB, theirs_times=1,
                  **more):
         super().__init__(name, commands["ours"], commands["theirs"], limit=commands["limit"],
-                         **more)
+                         ready=ready, **more)
         self.theirs_times = theirs_times
         self.files = files
         self.make = make
         self.writes = writes
-        self.ready = ready
 
     def run(self, stopwatch, say):
         for number in range(self.rounds):

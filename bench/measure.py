@@ -54,14 +54,17 @@ class Stopwatch:
         source = Path(__file__).resolve().parent / "spawn.c"
         subprocess.run(["cc", "-O2", "-D_GNU_SOURCE", str(source), "-o", self.program], check=True)
 
-    def once(self, argv, output=None, repeat=1):
-        """Runs argv `repeat` times. The file that it made last is removed before, off the clock."""
+    def once(self, argv, output=None, repeat=1, ready=None):
+        """
+        Runs argv `repeat` times. The file that it made last is removed before, off the clock.
+        ready: bytes of memory that it can want, where they are fewer than most commands'.
+        """
         if output is not None and os.path.exists(output):
             os.remove(output)
         # What the run before left to be written would slow this one down.
         os.sync()
         if output is not None:
-            touch_memory(self.ready)
+            touch_memory(self.ready if ready is None else ready)
         return self.timed(argv, output, repeat)
 
     def timed(self, argv, output=None, repeat=1):
@@ -91,12 +94,14 @@ class Row:
     theirs ÷ ours is at least `target`, and ours ÷ limit at most `within` if that is given. With
     `no_larger` our file may not be larger than theirs, either. `floor` is a second limit: the
     slower of the two counts in each round. Theirs runs in the first `theirs_rounds` only, where it
-    takes too long to be waited for again and again.
+    takes too long to be waited for again and again. `ready` is the stopwatch's.
     """
 
     def __init__(self, name, ours, theirs, output=None, repeat=1, rounds=3, target=1.0, limit=None,
-                 within=None, verify=None, floor=None, no_larger=False, theirs_rounds=None):
+                 within=None, verify=None, floor=None, no_larger=False, theirs_rounds=None,
+                 ready=None):
         self.name = name
+        self.ready = ready
         self.commands = {"ours": ours, "theirs": theirs}
         if limit is not None:
             self.commands["limit"] = limit
@@ -130,7 +135,7 @@ class Row:
         self.clean()
 
     def once(self, side, stopwatch):
-        return stopwatch.once(self.commands[side], self.output, self.repeat)
+        return stopwatch.once(self.commands[side], self.output, self.repeat, self.ready)
 
     def clean(self):
         if self.output is not None and os.path.exists(self.output):

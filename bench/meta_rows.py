@@ -146,17 +146,17 @@ def sound(path, disk_bytes, nclusters):
 
 
 class MetaImages:
-    def __init__(self, images, full):
+    def __init__(self, folder, full):
         self.full = full
-        self.huge = images.folder / "huge.qcow2"
-        self.tera = images.folder / "tera.qcow2"
-        self.mapped = images.folder / "large.qcow2"
-        self.fragmented = images.folder / "fragmented.qcow2"
-        self.scattered = images.folder / "scattered.qcow2"
-        self.leaking = images.folder / "leaking.qcow2"
-        self.snapped = images.folder / "snapped.qcow2"
-        self.aged = images.folder / "aged.qcow2"
-        self.huge_snapped = images.folder / "huge-snapped.qcow2"
+        self.huge = folder / "huge.qcow2"
+        self.tera = folder / "tera.qcow2"
+        self.mapped = folder / "large.qcow2"
+        self.fragmented = folder / "fragmented.qcow2"
+        self.scattered = folder / "scattered.qcow2"
+        self.leaking = folder / "leaking.qcow2"
+        self.snapped = folder / "snapped.qcow2"
+        self.aged = folder / "aged.qcow2"
+        self.huge_snapped = folder / "huge-snapped.qcow2"
 
     def prepare(self, say):
         made = [
@@ -233,10 +233,10 @@ class Plan:
         ]
 
 
-def plan(qcow2, limits, images, full):
+def plan(qcow2, limits, folder, full):
     """What the rows need, and the rows."""
-    made = MetaImages(images, full)
-    p = Plan(qcow2, limits, images.folder, 9 if full else 3)
+    made = MetaImages(folder, full)
+    p = Plan(qcow2, limits, folder, 9 if full else 3)
     slow = None if full else 1
     fragments = f"{SCATTERED:,} fragments, five snapshots"
     grow = ["resize", "-q", "-f", "qcow2", "--preallocation=metadata", PATH, "+1T"]
