@@ -219,6 +219,7 @@ static int strike(struct flat *f, enum storage_op op, uint64_t off, uint64_t len
 		  uint64_t *short_bytes)
 {
 	atomic_fetch_add(&f->count[op], 1);
+	atomic_fetch_add(&f->len[op], len);
 	*short_bytes = 0;
 	return flat_fault ? flat_fault(op, off, len, short_bytes) : 0;
 }

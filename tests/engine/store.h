@@ -58,7 +58,7 @@ struct flat {
 	bool garbage; /* a discard leaves rubbish behind */
 	unsigned id;
 	struct tape *tape; /* NULL: nothing is written down */
-	_Atomic uint64_t count[STORAGE_OP_COUNT];
+	_Atomic uint64_t count[STORAGE_OP_COUNT], len[STORAGE_OP_COUNT]; /* len: not of reads */
 
 	/* between flat_mark and flat_undo; one thread only */
 	bool marked;
