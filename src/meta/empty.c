@@ -117,6 +117,7 @@ int meta_lay_out_anew(struct meta *m, struct qcow2_error *err)
 		ret = meta_dirty_set(m, err);
 	if (ret < 0)
 		return ret;
+	storage_event(m->file, QCOW2_EVENT_EMPTY_IMAGE_PREPARE);
 	ret = lay_out(m, &why);
 	if (ret == 0) {
 		atomic_store(&m->engine->needs_repair, false);
