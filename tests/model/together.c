@@ -3,9 +3,9 @@
  * Random requests by many threads at once. Every sector of the disk belongs to one thread, in runs
  * from one sector to a few clusters: so threads meet in the same clusters and tables all the time,
  * and yet what each of them has to find is known. Beside them one thread makes the disk longer and
- * shorter behind the part that belongs to somebody, and all read where they please. One more writes
- * VM state, further and further away: always the same byte in a place, so that whether a resize
- * has dropped it or not, what it finds is that byte or 0.
+ * shorter behind the part that belongs to somebody, and takes snapshots and deletes them. All read
+ * where they please. One more writes VM state, further and further away: always the same byte in a
+ * place, so that whether a resize has dropped it or not, what it finds is that byte or 0.
  */
 #include <errno.h>
 #include <stdatomic.h>
@@ -29,6 +29,7 @@ struct team {
 	unsigned nthreads;
 	uint64_t nsectors; /* that belong to somebody */
 	uint64_t end_size; /* what the thread that resizes left */
+	bool has_snapshot; /* which the same thread takes and deletes */
 	uint8_t *owner;
 	_Atomic unsigned failures;
 };
@@ -139,6 +140,26 @@ static void resize_step(struct team *t, uint64_t *rng)
 	}
 }
 
+/* Takes a snapshot of whatever there is just now, or deletes the one that was taken. */
+static void snapshot_step(struct team *t)
+{
+	struct qcow2_error err = {0};
+	int ret;
+
+	if (t->w->c.raw || t->w->c.data != DATA_INSIDE)
+		return;
+	if (t->has_snapshot)
+		ret = qcow2_snapshot_delete(t->image, "beside", 0, &err);
+	else
+		ret = qcow2_snapshot_create(t->image, "beside", NULL, &err);
+	if (ret == 0) {
+		t->has_snapshot = !t->has_snapshot;
+	} else if (ret != -ERANGE || t->w->c.refcount_bits > 4) {
+		complain("a snapshot beside others: %s", err.message);
+		atomic_fetch_add(&t->failures, 1);
+	}
+}
+
 /* ---- VM state ---- */
 
 static int check_state(const uint8_t *buf, uint64_t pos, uint64_t len)
@@ -202,6 +223,8 @@ static void work(void *opaque, unsigned i)
 		} else if (i == t->nthreads) {
 			if (n % 16 == 0 && !t->w->c.raw)
 				resize_step(t, &r.rng);
+			else if (n % 16 == 8)
+				snapshot_step(t);
 			else if (read_anything(t, &r) < 0)
 				atomic_fetch_add(&t->failures, 1);
 		} else if (step(t, &r, (uint8_t)i) < 0) {
@@ -224,6 +247,8 @@ static int one_round(struct team *t)
 	t->nsectors = align_down(w->size, world_cluster(w)) / SECTOR;
 	share_out(t);
 	work_team(t->nthreads + 2, work, t);
+	if (t->has_snapshot)
+		snapshot_step(t);
 	w->size = t->end_size;
 	if (t->failures > 0 || adopt_state(t) < 0 ||
 	    world_compare(w, r.image, "after a round") < 0) {
