@@ -163,6 +163,27 @@ static int fill_what_is_added(struct run *r)
 	return ret == 0 ? run_flush(r) : ret;
 }
 
+/* Refcount blocks at the end count nothing but themselves any more, and go with the file's end. */
+static int empty_and_close(struct run *r)
+{
+	uint64_t size = r->w->size;
+	int ret = 0;
+
+	/* L2 tables stay: in front of all data */
+	for (uint64_t off = 0; ret == 0 && off < size; off += world_span(r->w))
+		ret = run_write(r, off, 512, FILL_NOISE, 0);
+	for (unsigned i = 0; ret == 0 && i < 3; i++) {
+		ret = run_write(r, 0, size, FILL_NOISE, 0);
+		if (ret == 0)
+			ret = run_discard(r, size / 4 * i, size - size / 4 * i);
+		if (ret == 0)
+			ret = run_close(r);
+		if (ret == 0)
+			ret = run_open(r);
+	}
+	return ret;
+}
+
 static int resize_and_write(struct run *r)
 {
 	static const unsigned percent[] = {130, 60, 200, 90, 10, 150, 50, 100};
@@ -549,6 +570,7 @@ const struct workload workloads[] = {
 	 .samples = 1},
 	{IMAGE("grow-table-w64", 3, 9, 64, 2300 * K, .raw = false), .run = fill_quickly,
 	 .samples = 1},
+	{IMAGE("trim-blocks", 3, 9, 64, 120 * K, .raw = false), .run = empty_and_close},
 	{IMAGE("grow-table-soon", 3, 9, 64, 1950 * K, .prealloc = QCOW2_PREALLOC_METADATA,
 	       .max_size = 2250 * K),
 	 .run = fill_what_is_added, .samples = 1},
