@@ -9,6 +9,7 @@
 
 #include "cli/diag.h"
 #include "compat/trace.h"
+#include "compat/words.h"
 #include "image.h"
 #include "io/io.h"
 #include "io/open.h"
@@ -210,7 +211,8 @@ int verb_io(int argc, char **argv)
 
 int face_qemu_io(int argc, char **argv)
 {
-	static const struct cli_face qemu_io = {.program = "qemu-io"};
+	static const struct cli_face qemu_io = {.program = "qemu-io",
+						.words = compat_qemu_io_words};
 
 	cli_set_face(&qemu_io);
 	return run_shell(argc, argv, true);

@@ -344,4 +344,17 @@ const struct cli_words compat_qemu_img_words[] = {
 	 "File contains external, encrypted or compressed clusters.", NO},
 	{NULL, NULL, NULL, KEEP},
 };
+
+const struct cli_words compat_qemu_io_words[] = {
+	{NULL, "can't open: can't open \"*\" for writing: lazy refcounts need version 3 *",
+	 "can't open: Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility "
+	 "level",
+	 NO},
+	{NULL, "can't open: can't open \"*\": *", "can't open: Could not open '$1': $2", NO},
+	{NULL, "can't open: Could not open backing file: there is no backing file to give *",
+	 "can't open: Could not open backing file: Must specify either driver or file", NO},
+	{NULL, "resizing \"*\": a part of a file of a given size can't be resized",
+	 "Cannot resize fixed-size raw disks", NO},
+	{NULL, NULL, NULL, KEEP},
+};
 /* clang-format on */

@@ -6,5 +6,6 @@
 #include "cli/words.h"
 
 extern const struct cli_words compat_qemu_img_words[];
+extern const struct cli_words compat_qemu_io_words[];
 
 #endif

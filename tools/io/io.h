@@ -23,7 +23,8 @@ struct io {
 	bool quiet;    /* no reports, whatever the commands say */
 	bool misalign; /* buffers don't begin where O_DIRECT likes them to */
 	bool quit;
-	bool failed; /* some command did: the exit code */
+	bool failed;	  /* some command did: the exit code */
+	bool told_damage; /* of this image, in qemu-io's words */
 	/* The open image, NULL if there is none; and how it was opened, for reopen. */
 	struct qcow2_image *image;
 	struct qcow2_debug *debug; /* of the blkdebug node below it, or NULL */

@@ -213,6 +213,7 @@ static int open_quietly(struct io *io, struct names_setup *s, struct qcow2_error
 	names_setup_fill(&o.options, s);
 	if (s->snapshot)
 		o.options.flags &= ~QCOW2_OPEN_WRITE;
+	io->told_damage = false;
 	rc = names_open(&o, s, err);
 	if (rc == 0 && s->snapshot)
 		rc = open_overlay(io, &o, err);

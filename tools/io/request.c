@@ -178,8 +178,45 @@ void io_request_perform(struct io_request *request)
 	request->elapsed_ns = io_now_ns() - start;
 }
 
-void io_tell_failure(const struct io *io, const char *name, int code, const struct qcow2_error *err)
+/* Said once by the program that we stand in for, when it stops a write that would destroy tables.
+ */
+static void tell_damage(struct io *io, const char *message)
 {
+	static const char before[] = " would overwrite the ";
+	static const struct {
+		const char *ours, *theirs;
+	} tables[] = {
+		{"active L1 table", "active L1 table"},
+		{"L1 table of a snapshot", "inactive L1 table"},
+		{"refcount table", "refcount table"},
+		{"refcount block", "refcount block"},
+		{"snapshot table", "snapshot table"},
+		{"bitmap directory", "bitmap directory"},
+		{"L2 table", "active L2 table"},
+	};
+	const char *what = strstr(message, before), *name = NULL;
+	size_t i;
+
+	if (!what || io->told_damage)
+		return;
+	what += strlen(before);
+	for (i = 0; !name && i < sizeof(tables) / sizeof(tables[0]); i++)
+		if (strncmp(what, tables[i].ours, strlen(tables[i].ours)) == 0)
+			name = tables[i].theirs;
+	if (!name)
+		return;
+	io->told_damage = true;
+	fflush(stdout);
+	fprintf(stderr,
+		"qcow2: Marking image as corrupt: Preventing invalid write on metadata (overlaps "
+		"with %s); further corruption events will be suppressed\n",
+		strstr(what, "of the snapshot") ? "inactive L2 table" : name);
+}
+
+void io_tell_failure(struct io *io, const char *name, int code, const struct qcow2_error *err)
+{
+	if (io->drop_in)
+		tell_damage(io, err->message);
 	/* damage that stops a write has a number of its own here, not there */
 	printf("%s failed: %s\n", name, strerror(code == -EUCLEAN ? EIO : -code));
 	if (!io->drop_in && err->message[0])

@@ -52,8 +52,7 @@ void io_request_perform(struct io_request *request);
 int io_request_tell(const struct io_request *request);
 
 /* "NAME failed: REASON", and the library's own sentence where qemu-io's words aren't all. */
-void io_tell_failure(const struct io *io, const char *name, int code,
-		     const struct qcow2_error *err);
+void io_tell_failure(struct io *io, const char *name, int code, const struct qcow2_error *err);
 
 /* Where the state of a VM begins: behind the disk, at what the next L2 table would map. */
 uint64_t io_vm_state_offset(const struct qcow2_info *info);

@@ -70,6 +70,10 @@ int names_check(const struct names_setup *s, unsigned flags, struct qcow2_error 
 		return names_reason(err, -EINVAL,
 				    "aio=native was specified, but it requires cache.direct=on, "
 				    "which was not specified.");
+	if (s->cache_bytes && s->l2_cache_bytes && s->refcount_cache_bytes)
+		return names_reason(err, -EINVAL,
+				    "cache-size, l2-cache-size and refcount-cache-size may not be "
+				    "set at the same time");
 	if (s->cache_bytes && s->l2_cache_bytes > s->cache_bytes)
 		return names_reason(err, -EINVAL, "l2-cache-size may not exceed cache-size");
 	if (s->cache_bytes && s->refcount_cache_bytes > s->cache_bytes)
@@ -101,6 +105,11 @@ static int open_store(struct names_setup *s, struct names_stores *stores,
 {
 	bool top = is_store(s);
 	int rc;
+
+	if (s->path && names_options_get(&s->tree, "", "file"))
+		return names_reason(err, -EINVAL,
+				    "Cannot reference an existing block device with additional "
+				    "options or a new filename");
 
 	if (top && names_options_set(&s->tree, "driver", s->format) < 0)
 		return names_reason(err, -ENOMEM, "out of memory");
@@ -204,10 +213,16 @@ static int open_replacements(struct names_opening *o, struct names_setup *s, uns
 	int rc = 0;
 
 	if (node)
-		return names_reason(err, -ENODEV, "Cannot find device='%s' nor node-name='%s'",
+		return names_reason(err, -ENODEV,
+				    "Could not open backing file: Cannot find device='%s' nor "
+				    "node-name='%s'",
 				    node, node);
 	if (is_raw(s))
 		return 0;
+	node = names_options_get(&s->tree, "", "data-file");
+	if (node)
+		return names_reason(err, -ENODEV, "Cannot find device='%s' nor node-name='%s'",
+				    node, node);
 	if (o->options.flags & QCOW2_OPEN_INFO) {
 		names_options_use(&s->tree, BACKING);
 		names_options_use(&s->tree, DATA_FILE);

@@ -133,7 +133,7 @@ enum kind {
 	CHECKS,	  /* a set of overlap checks */
 	REGION,	  /* one of them */
 	NO_BOOL,  /* the rest is checked and forgotten */
-	NO_SIZE,
+	NO_INTERVAL,
 	NO_STRING,
 	NO_DETECT, /* on, unmap, off */
 };
@@ -167,7 +167,7 @@ static const struct option options[] = {
 	{"l2-cache-size", SIZE, AT(l2_cache_bytes), true},
 	{"l2-cache-entry-size", SIZE, AT(l2_entry_bytes), true},
 	{"refcount-cache-size", SIZE, AT(refcount_cache_bytes), true},
-	{"cache-clean-interval", NO_SIZE, .only_qcow2 = true},
+	{"cache-clean-interval", NO_INTERVAL, .only_qcow2 = true},
 	{"overlap-check", CHECKS, AT(overlap_word), true},
 	{"overlap-check.template", CHECKS, AT(overlap_template), true},
 	{"overlap-check.", REGION, .only_qcow2 = true},
@@ -213,13 +213,30 @@ static int take_bool(const char *name, const char *value, bool *on, struct qcow2
 
 static int take_size(const char *name, const char *value, uint64_t *size, struct qcow2_error *err)
 {
-	if (cli_size_parse(value, size) == 0)
+	int rc = cli_size_parse(value, size);
+
+	if (rc == 0)
 		return 0;
+	if (rc == -ERANGE && value[0] != '-')
+		return names_reason(err, -ERANGE, "Value '%s' is out of range for parameter '%s'",
+				    value, name);
 	return names_reason(err, -EINVAL,
 			    "Parameter '%s' expects a non-negative number below 2^64\n"
 			    "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, "
 			    "peta-\nand exabytes, respectively.",
 			    name);
+}
+
+/* Seconds: nothing is thrown away by time here, but the number has to be one. */
+static int take_interval(const char *name, const char *value, struct qcow2_error *err)
+{
+	uint64_t seconds;
+
+	if (cli_number_parse(value, 0, UINT64_MAX, &seconds) < 0)
+		return names_reason(err, -EINVAL, "Parameter '%s' expects a number", name);
+	if (seconds > UINT32_MAX)
+		return names_reason(err, -EINVAL, "Cache clean interval too big");
+	return 0;
 }
 
 /* ---- overlap checks ---- */
@@ -283,14 +300,17 @@ static int take_checks(struct names_setup *setup, char **at, const char *name, c
 			    value, name);
 }
 
-static int take_region(struct names_setup *setup, const char *name, bool on,
+static int take_region(struct names_setup *setup, const char *name, const char *value,
 		       struct qcow2_error *err)
 {
+	bool on;
 	size_t i;
 
 	for (i = 0; i < sizeof(regions) / sizeof(regions[0]); i++) {
 		if (strcmp(regions[i].name, strchr(name, '.') + 1) != 0)
 			continue;
+		if (take_bool(name, value, &on, err) < 0)
+			return err->code;
 		if (!setup->overlap_check)
 			setup->overlap_check = QCOW2_OVERLAP_CHOSEN | CACHED;
 		setup->overlap_check &= ~regions[i].bit;
@@ -323,7 +343,6 @@ static int store(const struct parsing *p, const struct option *o, const char *na
 {
 	static const char *const detect[] = {"on", "off", "unmap", NULL};
 	char *at = (char *)p->setup + o->at;
-	uint64_t size = 0;
 	bool on = false;
 	int rc;
 
@@ -341,8 +360,8 @@ static int store(const struct parsing *p, const struct option *o, const char *na
 		return rc == 0 ? take_access(p, on) : rc;
 	case SIZE:
 		return take_size(name, value, (uint64_t *)at, p->err);
-	case NO_SIZE:
-		return take_size(name, value, &size, p->err);
+	case NO_INTERVAL:
+		return take_interval(name, value, p->err);
 	case PATH:
 		if (p->setup->path)
 			return names_reason(
@@ -362,13 +381,11 @@ static int store(const struct parsing *p, const struct option *o, const char *na
 	case CHECKS:
 		return take_checks(p->setup, (char **)at, name, value, p->err);
 	case REGION:
-		rc = take_bool(name, value, &on, p->err);
-		return rc == 0 ? take_region(p->setup, name, on, p->err) : rc;
+		return take_region(p->setup, name, value, p->err);
 	default:
 		return one_of(value, detect) == 0
 			       ? 0
-			       : names_reason(p->err, -EINVAL,
-					      "Parameter '%s' does not accept value '%s'", name,
+			       : names_reason(p->err, -EINVAL, "invalid parameter value: %s",
 					      value);
 	}
 }
@@ -521,8 +538,14 @@ void names_setup_fill(struct qcow2_open_options *to, const struct names_setup *s
 	to->format = s->format;
 	to->l2_cache_bytes = s->l2_cache_bytes;
 	to->refcount_cache_bytes = s->refcount_cache_bytes;
+	/* of both together: what one of them leaves is the other's */
 	if (s->cache_bytes && !s->l2_cache_bytes)
-		to->l2_cache_bytes = s->cache_bytes;
+		to->l2_cache_bytes = s->cache_bytes > s->refcount_cache_bytes
+					     ? s->cache_bytes - s->refcount_cache_bytes
+					     : 1;
+	else if (s->cache_bytes && !s->refcount_cache_bytes)
+		to->refcount_cache_bytes =
+			s->cache_bytes > s->l2_cache_bytes ? s->cache_bytes - s->l2_cache_bytes : 1;
 	to->discard = !s->discard	 ? QCOW2_DISCARD_IGNORE
 		      : s->discard_keeps ? QCOW2_DISCARD_NO_UNREF
 					 : QCOW2_DISCARD_UNMAP;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "cli/diag.h"
 #include "cli/size.h"
@@ -97,10 +98,28 @@ static int open_file(struct names_stores *s, const char *prefix, const char *dri
 	if (locking && strcmp(locking, "off") == 0)
 		s->no_lock = true;
 	else if (locking && strcmp(locking, "on") != 0 && strcmp(locking, "auto") != 0)
-		return names_reason(err, -EINVAL, "Parameter 'locking' does not accept value '%s'",
-				    locking);
+		return names_reason(err, -EINVAL, "invalid parameter value: %s", locking);
 	rc = note_path(s, filename, err);
 	return rc < 0 ? rc : qcow2_storage_file(storage, filename, s->flags, err);
+}
+
+/* Who says which of the two it is has to be right; a name alone may be either's. */
+static int check_kind(const char *driver, const char *filename, struct qcow2_error *err)
+{
+	bool device = strcmp(driver, "host_device") == 0;
+	struct stat st;
+
+	if (!filename || stat(filename, &st) != 0)
+		return 0; /* of that there is a sentence */
+	if (device && !S_ISBLK(st.st_mode) && !S_ISCHR(st.st_mode))
+		return names_reason(
+			err, -EINVAL,
+			"'%s' driver requires '%s' to be either a character or block device",
+			driver, filename);
+	if (!device && !S_ISREG(st.st_mode))
+		return names_reason(err, -EINVAL, "'%s' driver requires '%s' to be a regular file",
+				    driver, filename);
+	return 0;
 }
 
 static int open_null(struct names_stores *s, const char *prefix, struct qcow2_storage *storage,
@@ -220,7 +239,9 @@ static int open_driver(struct names_stores *s, const char *prefix, const char *d
 		       struct qcow2_error *err)
 {
 	if (strcmp(driver, "file") == 0 || strcmp(driver, "host_device") == 0)
-		return open_file(s, prefix, driver, filename, storage, err);
+		return check_kind(driver, filename, err) < 0
+			       ? err->code
+			       : open_file(s, prefix, driver, filename, storage, err);
 	if (strcmp(driver, "null-co") == 0)
 		return open_null(s, prefix, storage, err);
 	if (strcmp(driver, "blkdebug") == 0)
@@ -247,6 +268,8 @@ static int no_node(struct names_stores *s, const char *prefix, struct qcow2_erro
 	if (node)
 		return names_reason(err, -ENODEV, "Cannot find device='%s' nor node-name='%s'",
 				    node, node);
+	if (names_options_any(s->options, prefix))
+		return names_reason(err, -EINVAL, "Must specify either driver or file");
 	return names_reason(err, -EINVAL, "A block device must be specified for \"%s\"",
 			    strrchr(role, '.') ? strrchr(role, '.') + 1 : role);
 }
