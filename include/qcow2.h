@@ -304,9 +304,10 @@ struct qcow2_policy {
 #define QCOW2_OPEN_WRITETHROUGH 128u /* a flush after every write */
 
 /* How an image that is open for writing treats qcow2_discard. */
-#define QCOW2_DISCARD_UNMAP 0u	  /* clusters are freed */
-#define QCOW2_DISCARD_IGNORE 1u	  /* nothing happens */
-#define QCOW2_DISCARD_NO_UNREF 2u /* clusters become zeros and keep their place in the file */
+#define QCOW2_DISCARD_UNMAP 0u	/* clusters are freed */
+#define QCOW2_DISCARD_IGNORE 1u /* nothing happens */
+#define QCOW2_DISCARD_NO_UNREF                                                                     \
+	2u /* clusters become zeros and keep their place in the file, but not the host's space */
 
 /* What is done with the bytes of clusters that are free again. */
 #define QCOW2_PASS_DEFAULT 0u /* those of guest requests are given back to the host */

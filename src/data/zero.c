@@ -19,6 +19,7 @@ struct change {
 	bool forget;  /* the entry becomes 0: nothing is known of the cluster any more */
 	bool discard; /* only what is allocated matters, or what hides a backing file */
 	bool unmap;   /* clusters are let go of */
+	bool punch;   /* those that aren't keep their place without the host's space */
 	bool give_back;
 };
 
@@ -80,6 +81,34 @@ static int clear_data_file(struct data_chunk *c, const struct change *ch, struct
 	return 0;
 }
 
+static bool is_own(const struct format_l2_entry *e)
+{
+	return e->has_host_off && e->copied && e->kind != FORMAT_CLUSTER_COMPRESSED;
+}
+
+/*
+ * What keeps its place gives back its space: it reads as zeros before and after the entries are
+ * durable. What a snapshot has too is left alone.
+ */
+static void punch(const struct data_chunk *c, unsigned first, unsigned n)
+{
+	const struct meta *m = c->w->m;
+	uint64_t cs = m->geometry.cluster_size;
+
+	for (unsigned i = first, len; i < first + n; i += len) {
+		const struct format_l2_entry *e = &c->e[i];
+
+		for (len = 1; i + len < first + n && is_own(&e[len]) &&
+			      e[len].host_off == e->host_off + len * cs;
+		     len++)
+			;
+		if (is_own(e))
+			(void)storage_zero(m->data, e->host_off, len * cs,
+					   QCOW2_STORAGE_MAY_UNMAP | QCOW2_STORAGE_NO_FALLBACK,
+					   NULL);
+	}
+}
+
 /* Sets runs of entries that change, and lets go of what they pointed to. */
 static int set_changed(struct data_chunk *c, const struct change *ch, struct qcow2_error *err)
 {
@@ -96,6 +125,8 @@ static int set_changed(struct data_chunk *c, const struct change *ch, struct qco
 		if (n > 0)
 			ret = meta_entries_set(c->w->m, data_cluster_off(c, i), e + i, n, depends,
 					       err);
+		if (ret == 0 && n > 0 && ch->punch && ch->give_back)
+			punch(c, i, n);
 		for (unsigned k = i; ret == 0 && k < i + n; k++) {
 			if (dropped[k])
 				data_drop_old(c->w, &c->e[k], ch->give_back);
@@ -251,8 +282,11 @@ static int zero_part(struct data_writer *w, uint64_t off, uint64_t end, unsigned
 static int zero_aligned(struct data_writer *w, uint64_t off, uint64_t end, unsigned flags,
 			struct qcow2_error *err)
 {
+	const bool may_unmap = flags & QCOW2_WRITE_MAY_UNMAP;
+	const bool keep = w->discard == QCOW2_DISCARD_NO_UNREF;
 	const struct change ch = {
-		.unmap = (flags & QCOW2_WRITE_MAY_UNMAP) && w->discard != QCOW2_DISCARD_NO_UNREF,
+		.unmap = may_unmap && !keep,
+		.punch = may_unmap && keep,
 		.give_back = w->give_back,
 	};
 	const uint64_t cs = w->m->geometry.cluster_size;
@@ -309,10 +343,12 @@ int data_discard(struct data_writer *w, uint64_t guest_off, uint64_t len_bytes,
 		 struct qcow2_error *err)
 {
 	const uint64_t cs = w->m->geometry.cluster_size;
+	const bool keep = w->discard == QCOW2_DISCARD_NO_UNREF && w->m->header.version >= 3;
 	uint64_t end = guest_off + len_bytes;
 	const struct change ch = {
 		.discard = true,
-		.unmap = w->discard != QCOW2_DISCARD_NO_UNREF || w->m->header.version < 3,
+		.unmap = !keep,
+		.punch = keep,
 		.give_back = w->give_back,
 	};
 	int ret = meta_check_sound(w->m, err);

@@ -224,6 +224,46 @@ def test_so_does_the_space_of_a_deleted_snapshot(options, clusters, work):
     assert [clusters <= n <= clusters + 2 for n in found] == [True, True], found
 
 
+def test_without_unref_a_discard_keeps_the_place(work):
+    """Ours alone: 7.2 hasn't got the option."""
+    pair = Pair(work, filled)
+    where = [e for e in qemu_img("map", "--output=json", "a.qcow2", cwd=pair.ours).json()
+             if e["data"]]
+    for option, clusters in ((",discard-no-unref=on", 8),
+                             (",discard-no-unref=on,discard=ignore", 0),
+                             (",discard-no-unref=on,pass-discard-request=off", 0)):
+        before = used(pair.ours)
+        result = command(pair.program, "--image-opts", NODE + option, "-c", "discard 0 512k",
+                         "-c", "r 512k 512k", cwd=pair.ours, env=SANITIZER_ENV).succeeded()
+        assert round((before - used(pair.ours)) / (64 * KIB)) == clusters, result.describe()
+        zoo.io(pair.ours, "a.qcow2", "write -P 1 0 512k")
+        after = [e for e in qemu_img("map", "--output=json", "a.qcow2", cwd=pair.ours).json()
+                 if e["data"]]
+        assert after == where  # written again they lie where they were
+    command(pair.program, "--image-opts", f"{NODE},discard-no-unref=on", "-c", "discard 0 512k",
+            "-c", "r -P 0 0 512k", "-c", "r -P 1 512k 512k", cwd=pair.ours,
+            env=SANITIZER_ENV).succeeded()
+    is_clean("a.qcow2", cwd=pair.ours)
+    plain = command(pair.program, "--image-opts", f"{NODE},discard-no-unref=maybe", "-c", "length",
+                    cwd=pair.ours)
+    assert "'discard-no-unref' expects 'on' or 'off'" in plain.err
+
+
+def test_what_a_snapshot_has_too_stays_as_it_is(work):
+    def make(folder):
+        zoo.create(folder, "a.qcow2", "1M")
+        zoo.io(folder, "a.qcow2", "write -P 1 0 512k")
+        qemu_img("snapshot", "-c", "s", "a.qcow2", cwd=folder).succeeded()
+        zoo.io(folder, "a.qcow2", "write -P 2 64k 64k")
+    pair = Pair(work, make)
+    for commands in (["discard 0 256k"], ["w -z -u 256k 256k"]):
+        _, ours = both(pair, f"{NODE},discard-no-unref=on", *commands, "r -P 0 0 256k")
+        assert ours.code == 0 and "verification" not in ours.out, ours.describe()
+    is_clean("a.qcow2", cwd=pair.ours)
+    qemu_img("snapshot", "-a", "s", "a.qcow2", cwd=pair.ours).succeeded()
+    qemu_io(pair.ours / "a.qcow2", "read -P 1 0 512k")
+
+
 # ---- other nodes ----
 
 def test_another_data_file_is_used(work):
