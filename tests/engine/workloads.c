@@ -558,6 +558,8 @@ const struct workload workloads[] = {
 	{IMAGE("discard-snapshot", 3, 12, 16, 200 * K, SNAPSHOT), .run = discard_and_reuse},
 	{IMAGE("discard-kept", 3, 12, 16, 200 * K, .raw = false), .run = discard_and_reuse,
 	 .how = {.discard = QCOW2_DISCARD_NO_UNREF}},
+	{IMAGE("discard-kept-snapshot", 3, 12, 16, 60 * K, SNAPSHOT), .run = discard_and_reuse,
+	 .samples = 1, .how = {.discard = QCOW2_DISCARD_NO_UNREF}},
 	{IMAGE("zeros", 3, 12, 16, 200 * K, .filled = true), .run = write_zeros},
 	{IMAGE("zeros-v2-backing", 2, 12, 16, 100 * K, OVER_RAW), .run = write_zeros},
 	{IMAGE("zeros-subclusters", 3, 14, 16, 400 * K, .extended = true, OVER_RAW),
