@@ -41,6 +41,15 @@ def test_it_prints_what_qemu_img_prints(words, chain):
     assert ours.out == theirs.out and ours.err == "" == theirs.err
 
 
+def test_a_rate_is_kept_to(work):
+    (work / "noise").write_bytes(os.urandom(6 << 20))
+    zoo.create(work, "base", "6M")
+    zoo.create(work, "top", "-b", "base", "-F", "qcow2", "6M")
+    zoo.io(work, "top", "write -s noise 0 6M")
+    assert tool("commit", "-d", "-r", "6M", "top", cwd=work).succeeded().seconds > 0.8
+    assert qemu_img("compare", "base", "top", cwd=work).code == 0
+
+
 def test_progress_ends_at_a_hundred(chain):
     out = tool("commit", "-p", "top", cwd=chain).succeeded().out
     assert out.startswith("    (0.00/100%)\n") and "(100.00/100%)" in out, out

@@ -197,6 +197,11 @@ def slow(work):
     return ["convert", "-f", "raw", "-r", "3M", "-O", "qcow2", "big.raw"]
 
 
+def test_a_rate_is_kept_to(work):
+    words = slow(work)
+    assert tool(*words, "x", cwd=work).succeeded().seconds > 3
+
+
 def test_a_long_job_shows_its_progress_on_a_terminal_only(work):
     words = slow(work)
     code, seen = on_terminal([*words, "x"], work)

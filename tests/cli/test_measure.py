@@ -34,6 +34,8 @@ def made(work, *words):
     "cluster_size=512,refcount_bits=64", "cluster_size=4k,refcount_bits=1", "cluster_size=64k",
     "cluster_size=2M", "extended_l2=on,cluster_size=32k", "compat=0.10", "lazy_refcounts=on",
     "compression_type=zstd", "preallocation=metadata", "preallocation=full,cluster_size=4k",
+    "preallocation=falloc", "refcount_bits=1", "refcount_bits=64", "compat=0.10,cluster_size=4k",
+    "extended_l2=on,cluster_size=16k",
     "data_file=data", "data_file=data,data_file_raw=on"])
 def test_a_copy_is_as_long_as_was_said(options, disk):
     told = measured(disk, "-o", options, "disk")
@@ -41,6 +43,22 @@ def test_a_copy_is_as_long_as_was_said(options, disk):
     assert made(disk, "-S", "0", "-o", options, "disk") == told["fully-allocated"]
     if "data_file" in options:
         assert told["data-file"] == (disk / "data").stat().st_size
+
+
+@pytest.mark.parametrize("options", ["cluster_size=64k", "cluster_size=4k", "preallocation=full",
+                                     "extended_l2=on,cluster_size=16k", "refcount_bits=1"])
+def test_bitmaps_fit_into_what_was_said_of_them(options, disk):
+    """That is what they may need: those with nothing in them are smaller."""
+    for name, granularity in (("b", "64k"), ("c", "4k"), ("d", "2M")):
+        qemu_img("bitmap", "--add", "-g", granularity, "disk", name, cwd=disk).succeeded()
+    qemu_io("disk", "write -q -s noise 0 6M", cwd=disk)
+    told = measured(disk, "-o", options, "disk")
+    plain = made(disk, "-o", options, "disk")
+    size = made(disk, "--bitmaps", "-o", options, "disk")
+    assert plain == told["required"] < size <= told["required"] + told["bitmaps"]
+    theirs = qemu_img("measure", "--output=json", "-O", "qcow2", "-o", options, "disk",
+                      cwd=disk).json()
+    assert theirs["bitmaps"] == told["bitmaps"]
 
 
 def test_so_are_copies_of_a_snapshot_and_of_a_top_layer(disk):

@@ -108,6 +108,17 @@ def test_zeros_of_the_image_hide_what_the_base_has(work):
     same_bytes(before, raw_of(work, "base", "after"))
 
 
+def test_zeros_over_zeros_leave_the_base_as_it_is(work):
+    """Both maps say it: nothing is read or written, and tables that aren't there stay away."""
+    qemu_img("create", "-q", "-f", "qcow2", "base", "4G", cwd=work).succeeded()
+    qemu_io("base", "write -P 1 0 64k", "write -z 3G 1M", cwd=work)
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top", cwd=work)
+    qemu_io("top", "write -z 1G 1G", "write -z 3G 1M", cwd=work)
+    before = (work / "base").read_bytes()
+    tool("commit", "top", cwd=work).succeeded()
+    assert (work / "base").read_bytes() == before
+
+
 def test_a_layer_in_between_that_is_shorter(work):
     """Behind its end the disk is zero, whatever the base has there."""
     for name, size, below in (("a", "4M", ()), ("b", "1M", ("-b", "a", "-F", "qcow2")),
