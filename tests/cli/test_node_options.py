@@ -264,6 +264,22 @@ def test_what_a_snapshot_has_too_stays_as_it_is(work):
     qemu_io(pair.ours / "a.qcow2", "read -P 1 0 512k")
 
 
+@pytest.mark.parametrize("option", ["detect-zeroes=on", "detect-zeroes=unmap", "detect-zeroes=off",
+                                    "detect-zeroes=unmap,discard=ignore",
+                                    "detect-zeroes=unmap,discard=unmap"])
+def test_zeros_are_detected(option, work):
+    def make(folder):
+        zoo.create(folder, "a.qcow2", "2M")
+        zoo.io(folder, "a.qcow2", "write -P 1 0 1M")
+    pair = Pair(work, make)
+    for c in ("w -P 0 0 64k", "w -P 0 100k 4k", "w -f -P 0 128k 64k", "w -c -P 0 1M 64k",
+              "writev -P 0 512k 32k 32k", "aio_write -P 0 640k 64k", "w -P 1 768k 64k", "w 0 0"):
+        pair.run("--image-opts", f"{NODE},{option}", *script([c, "aio_flush"]))
+        maps = [qemu_img("map", "--output=json", "a.qcow2", cwd=f).out
+                for f in (pair.theirs, pair.ours)]
+        assert maps[0] == maps[1], c
+
+
 # ---- other nodes ----
 
 def test_another_data_file_is_used(work):

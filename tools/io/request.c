@@ -143,6 +143,19 @@ static int perform_on_state(struct io_request *r)
 				  &r->err);
 }
 
+/* Zeros become a request of their own where the image is opened so. */
+static void detect_zeroes(struct io_request *r)
+{
+	enum names_setup_zeroes mode = r->io->setup.detect_zeroes;
+
+	if (mode == NAMES_ZEROES_AS_DATA || r->zero || r->len_bytes == 0 || r->buf[0] != 0 ||
+	    memcmp(r->buf, r->buf + 1, (size_t)r->len_bytes - 1) != 0)
+		return;
+	r->zero = true;
+	r->flags &= ~QCOW2_WRITE_COMPRESSED;
+	r->flags |= mode == NAMES_ZEROES_UNMAP ? QCOW2_WRITE_MAY_UNMAP : 0;
+}
+
 static int perform(struct io_request *r)
 {
 	struct iovec whole = {.iov_base = r->buf, .iov_len = (size_t)r->len_bytes};
@@ -160,6 +173,7 @@ static int perform(struct io_request *r)
 		return qcow2_discard(r->io->image, r->guest_off, r->len_bytes, &r->err);
 	if (!r->write)
 		return qcow2_preadv(r->io->image, iov, niov, r->guest_off, &r->err);
+	detect_zeroes(r);
 	if (io_guard_concerns(r))
 		return io_guard_write(r);
 	if (r->zero)

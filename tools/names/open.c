@@ -70,6 +70,10 @@ int names_check(const struct names_setup *s, unsigned flags, struct qcow2_error 
 		return names_reason(err, -EINVAL,
 				    "aio=native was specified, but it requires cache.direct=on, "
 				    "which was not specified.");
+	if (s->detect_zeroes == NAMES_ZEROES_UNMAP && !s->discard)
+		return names_reason(err, -EINVAL,
+				    "setting detect-zeroes to unmap is not allowed without setting "
+				    "discard operation to unmap");
 	if (s->cache_bytes && s->l2_cache_bytes && s->refcount_cache_bytes)
 		return names_reason(err, -EINVAL,
 				    "cache-size, l2-cache-size and refcount-cache-size may not be "

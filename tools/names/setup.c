@@ -135,7 +135,7 @@ enum kind {
 	NO_BOOL,  /* the rest is checked and forgotten */
 	NO_INTERVAL,
 	NO_STRING,
-	NO_DETECT, /* on, unmap, off */
+	DETECT, /* off, on, unmap */
 };
 
 struct option {
@@ -160,7 +160,7 @@ static const struct option options[] = {
 	{"cache.direct", BOOL, AT(direct), .seen = NAMES_OPTIONS_CACHE},
 	{"cache.no-flush", BOOL, AT(no_flush), .seen = NAMES_OPTIONS_CACHE},
 	{"discard", DISCARD, AT(discard)},
-	{"detect-zeroes", NO_DETECT},
+	{"detect-zeroes", DETECT},
 	{"node-name", NO_STRING, .fixed = true},
 	{"lazy-refcounts", TRISTATE, AT(lazy_refcounts), true},
 	{"cache-size", SIZE, AT(cache_bytes), true},
@@ -225,6 +225,20 @@ static int take_size(const char *name, const char *value, uint64_t *size, struct
 			    "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, "
 			    "peta-\nand exabytes, respectively.",
 			    name);
+}
+
+static int take_detect(struct names_setup *setup, const char *value, struct qcow2_error *err)
+{
+	static const char *const modes[] = {"off", "on", "unmap"};
+	unsigned i;
+
+	for (i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
+		if (strcmp(modes[i], value) == 0)
+			break;
+	if (i == sizeof(modes) / sizeof(modes[0]))
+		return names_reason(err, -EINVAL, "invalid parameter value: %s", value);
+	setup->detect_zeroes = (enum names_setup_zeroes)i;
+	return 0;
 }
 
 /* Seconds: nothing is thrown away by time here, but the number has to be one. */
@@ -341,7 +355,6 @@ static int take_access(const struct parsing *p, bool read_only)
 static int store(const struct parsing *p, const struct option *o, const char *name,
 		 const char *value)
 {
-	static const char *const detect[] = {"on", "off", "unmap", NULL};
 	char *at = (char *)p->setup + o->at;
 	bool on = false;
 	int rc;
@@ -383,10 +396,7 @@ static int store(const struct parsing *p, const struct option *o, const char *na
 	case REGION:
 		return take_region(p->setup, name, value, p->err);
 	default:
-		return one_of(value, detect) == 0
-			       ? 0
-			       : names_reason(p->err, -EINVAL, "invalid parameter value: %s",
-					      value);
+		return take_detect(p->setup, value, p->err);
 	}
 }
 

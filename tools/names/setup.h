@@ -14,6 +14,7 @@
 #include "names/options.h"
 #include "qcow2.h"
 
+enum names_setup_zeroes { NAMES_ZEROES_AS_DATA, NAMES_ZEROES, NAMES_ZEROES_UNMAP };
 enum names_setup_access { NAMES_ACCESS_DEFAULT, NAMES_READ_ONLY, NAMES_READ_WRITE };
 
 /* Strings belong to the setup. */
@@ -30,6 +31,7 @@ struct names_setup {
 	bool discard;	    /* discards are carried out rather than ignored */
 	bool discard_keeps; /* discard-no-unref */
 	bool pass_request, pass_snapshot, pass_other;
+	enum names_setup_zeroes detect_zeroes;			    /* in what the shell writes */
 	unsigned lazy_refcounts;				    /* QCOW2_AS_RECORDED, ... */
 	uint64_t cache_bytes, l2_cache_bytes, refcount_cache_bytes; /* 0: not said */
 	unsigned overlap_check;					    /* QCOW2_OVERLAP_* */
