@@ -65,6 +65,7 @@ const struct cli_command bench_command = {
 	.options = bench_options,
 	.notes = "CACHE is none, writeback, writethrough, directsync or unsafe.",
 	.failure_status = EXIT_FAILURE,
+	.own_progress = true,
 };
 
 /* ---- the requests ---- */

@@ -77,6 +77,7 @@ const struct cli_command check_command = {
 		"Exit code: 0 sound, 1 couldn't be checked, 2 corrupt, 3 leaks only,\n"
 		"63 a format without a check.",
 	.failure_status = CHECK_INCOMPLETE,
+	.own_progress = true,
 };
 
 static bool was_repaired(const struct qcow2_check_result *r)

@@ -44,6 +44,7 @@ const struct cli_command create_command = {
 	.notes = "\nSIZE is in bytes, or in the unit behind it: 512, 64k, 100M, 1.5T.\n"
 		 "Without it the disk is as large as its backing file.",
 	.failure_status = EXIT_FAILURE,
+	.own_progress = true,
 };
 
 /* Everything typed, into create. The lists first: -b, -F and SIZE stand above them. */

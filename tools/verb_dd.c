@@ -46,6 +46,7 @@ const struct cli_command dd_command = {
 		 "out at the beginning; the output ends where block number count would begin.\n"
 		 "Numbers may have a unit too.",
 	.failure_status = EXIT_FAILURE,
+	.own_progress = true,
 };
 
 /* ---- operands ---- */

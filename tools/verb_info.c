@@ -46,6 +46,7 @@ const struct cli_command info_command = {
 	.summary = "Shows what an image says of itself.",
 	.options = info_options,
 	.failure_status = EXIT_FAILURE,
+	.own_progress = true,
 };
 
 /* One image of the chain. It stays open while its info is in use. */

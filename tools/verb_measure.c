@@ -51,6 +51,7 @@ const struct cli_command measure_command = {
 	.notes = "\nFor what 'qcow2 convert' makes of FILE with these options, or what\n"
 		 "'qcow2 create' does with --size. Data aren't read.",
 	.failure_status = EXIT_FAILURE,
+	.own_progress = true,
 };
 
 /* What doesn't go together. 0, or an exit code after the sentence. */

@@ -40,6 +40,7 @@ const struct cli_command resize_command = {
 	.notes = "\nSIZE is in bytes, or in the unit behind it: 512, 64k, 100M, 1.5T. With a sign\n"
 		 "it is by how much the disk becomes larger or smaller.",
 	.failure_status = EXIT_FAILURE,
+	.own_progress = true,
 };
 
 struct order {

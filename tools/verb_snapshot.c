@@ -58,6 +58,7 @@ const struct cli_command snapshot_command = {
 	.notes = "\nNames may occur twice: the first is meant. The disk keeps its snapshots\n"
 		 "when it goes back to one, and loses what was written since.",
 	.failure_status = EXIT_FAILURE,
+	.own_progress = true,
 };
 
 enum action { LIST, CREATE, APPLY, REMOVE };

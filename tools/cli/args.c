@@ -265,6 +265,12 @@ static bool wants_json(const struct cli_command *command, int argc, char **argv)
 	return false;
 }
 
+/* An option that the program which this stands in for doesn't have. */
+static bool is_hidden(const struct cli_command *command, const struct cli_option *o)
+{
+	return cli_is_face() && command->own_progress && o && o->kind == CLI_PROGRESS;
+}
+
 int cli_parse(const struct cli_command *command, int argc, char **argv, void *args, int *status)
 {
 	struct option longs[OPTIONS_MAX + 2];
@@ -287,6 +293,8 @@ int cli_parse(const struct cli_command *command, int argc, char **argv, void *ar
 			*status = EXIT_SUCCESS;
 			return -1;
 		}
+		if (is_hidden(command, find(command, n, c)))
+			c = '?';
 		if (cli_is_face() && (c == ':' || c == '?')) {
 			cli_usage(NULL,
 				  c == ':' ? "missing argument for option '%s'"

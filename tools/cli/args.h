@@ -64,6 +64,7 @@ struct cli_command {
 	const struct cli_option *options; /* up to CLI_END */
 	const char *notes; /* below the options (begin with a newline for an empty line), or NULL */
 	int failure_status; /* exit code when it couldn't do what was asked */
+	bool own_progress;  /* the verb of other programs has none: their faces don't know it */
 };
 
 /*

@@ -40,6 +40,8 @@ void cli_print_syntax(const struct cli_command *command)
 	for (o = command->options; o->letter || o->name; o++) {
 		const char *between = o->letter ? " " : "=";
 
+		if (command->own_progress && o->kind == CLI_PROGRESS)
+			continue;
 		printf(" [%s%s%s]", cli_option_spelled(o, name), o->arg ? between : "",
 		       o->arg ? o->arg : "");
 	}
