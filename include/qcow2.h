@@ -498,9 +498,20 @@ int qcow2_flush(struct qcow2_image *image, struct qcow2_error *err);
  * holds up new ones. -EINVAL for a smaller size without the flag; -ENOTSUP where the format can't
  * (version 2 with snapshots, or with a backing file that is longer than the old size); -EFBIG
  * beyond the format's limit.
+ *
+ * A call that failed or was cancelled (qcow2_watch) leaves the disk with its size; what was
+ * preallocated is given back. Of a disk that was to become smaller, what lies behind the new end
+ * may be gone by then, in part or all of it: that reads as zeros.
  */
 int qcow2_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc, unsigned flags,
 		 struct qcow2_error *err);
+
+/*
+ * From now on progress is told of what takes long and has no options of its own: qcow2_resize,
+ * qcow2_snapshot_create, _apply, _delete. NULL, or one without a tick: no more. It is copied. Not
+ * while one of those runs. What can't be cancelled any more goes on whatever the tick returns.
+ */
+void qcow2_watch(struct qcow2_image *image, const struct qcow2_progress *progress);
 
 /* ---- queues of requests -------------------------------------------------------------------- */
 
@@ -606,6 +617,10 @@ void qcow2_queue_cancel(struct qcow2_queue *queue, struct qcow2_request *request
  * They wait for all other requests and hold up new ones, and are durable when they return. After a
  * crash in the middle the image is as before or as after; version 3 may have to be repaired, which
  * opening it for writing does. qcow2_info lists snapshots; what it gave before stays valid.
+ *
+ * They read every L2 table of the disk, or the snapshot, and write most: qcow2_watch is told how
+ * far they are, in bytes of tables. Taking one and going back to one can be cancelled until it is
+ * in effect; then, and when deleting, the rest is work that is only told of.
  */
 struct qcow2_snapshot_options {
 	size_t struct_size;

@@ -8,6 +8,8 @@
 #include <time.h>
 
 #include "cli/diag.h"
+#include "cli/interrupt.h"
+#include "cli/progress.h"
 #include "cli/out.h"
 #include "cli/size.h"
 #include "image.h"
@@ -18,12 +20,14 @@
 
 enum aio { AIO_THREADS, AIO_NATIVE, AIO_IO_URING };
 
+#define CANCELED (-1) /* instead of an exit code: the process ends by the signal that came */
+
 struct bench_args {
 	bool image_opts;
 	const char *format, *count_text, *depth_text, *pattern_text, *flush_text, *filename;
 	struct cli_size size, step, start;
 	int cache, aio, output;
-	bool write, native, no_drain, force_share, quiet;
+	bool write, native, no_drain, force_share, progress, quiet;
 	/* of the texts */
 	uint64_t count, depth, pattern, flush_interval;
 };
@@ -51,6 +55,7 @@ static const struct cli_option bench_options[] = {
 	{'t', "cache", CLI_CHOICE, AT(cache), "CACHE", "cache mode (default: writeback)",
 	 tool_cache_modes},
 	{'U', "force-share", CLI_FLAG, AT(force_share), NULL, "read even while others write", NULL},
+	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "changes nothing", NULL},
 	{0, "output", CLI_CHOICE, AT(output), "text|json", "how to print the result", tool_outputs},
 	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL,
@@ -142,7 +147,7 @@ static void send_next(struct bench *b)
 /* As many as there may be at a time, with the flushes between them. */
 static void fill(struct bench *b)
 {
-	while (b->failed == 0) {
+	while (b->failed == 0 && !cli_interrupt_pending()) {
 		if (b->flush_due && (b->args->no_drain ? b->free != NULL : b->in_flight == 0)) {
 			submit(b, QCOW2_OP_FLUSH);
 			b->flush_due = false;
@@ -209,22 +214,39 @@ static void tell_json(const struct bench_args *args, uint64_t elapsed_ns)
 	cli_out_close(&out);
 }
 
+/* Requests may be of no bytes at all, and one of those in flight a flush. */
+static void tell_progress(struct bench *b, struct cli_progress *progress)
+{
+	uint64_t len = b->args->size.value ? b->args->size.value : 1;
+	uint64_t done = b->sent > b->in_flight ? b->sent - b->in_flight : 0;
+
+	(void)cli_progress_tick(progress, done * len, b->args->count * len);
+}
+
 static int run(struct bench *b)
 {
 	bool json = b->args->output == TOOL_OUTPUT_JSON;
+	struct cli_progress progress;
 	struct timespec start;
 	uint64_t elapsed_ns;
 
 	if (!json)
 		announce(b->args);
+	cli_interrupt_catch();
+	cli_progress_begin(&progress, b->args->progress && !json, false);
 	clock_gettime(CLOCK_MONOTONIC, &start);
-	for (fill(b); b->in_flight > 0; fill(b))
+	for (fill(b); b->in_flight > 0; fill(b)) {
 		reap(b);
+		tell_progress(b, &progress);
+	}
+	elapsed_ns = ns_since(&start);
+	cli_progress_end(&progress, b->failed == 0 && b->sent == b->args->count);
+	if (b->failed == 0 && b->sent < b->args->count)
+		return CANCELED;
 	/* one that passes the end of the disk is an I/O error as others have it */
 	if (b->failed < 0)
 		return cli_error("Failed request: %s",
 				 strerror(b->failed == -EINVAL ? EIO : -b->failed));
-	elapsed_ns = ns_since(&start);
 	if (json)
 		tell_json(b->args, elapsed_ns);
 	else
@@ -322,5 +344,7 @@ int verb_bench(int argc, char **argv)
 		      open_flags(&args) | (args.image_opts ? TOOL_OPEN_IMAGE_OPTS : 0)) == 0)
 		status = bench(image, &args);
 	qcow2_close(image);
-	return status;
+	if (status == CANCELED)
+		cli_interrupt_die();
+	return status == CANCELED ? EXIT_FAILURE : status;
 }

@@ -318,7 +318,7 @@ static int check(const struct check_args *args)
 	options.opaque = &lines;
 	options.progress.tick = cli_progress_tick;
 	options.progress.opaque = &shown;
-	cli_progress_begin(&shown, args->progress, args->quiet);
+	cli_progress_begin(&shown, args->progress && !json, args->quiet);
 	options.undo_path = args->undo ? args->undo : undo_path;
 	options.undo_flags = args->keep_undo ? QCOW2_UNDO_KEEP : 0;
 	buffer_findings(true);

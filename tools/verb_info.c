@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 
 #include "cli/diag.h"
+#include "cli/interrupt.h"
+#include "cli/progress.h"
 #include "cli/size.h"
 #include "cli/utf8.h"
 #include "image.h"
@@ -20,7 +22,7 @@
 struct info_args {
 	bool image_opts;
 	const char *format;
-	bool force_share, backing_chain, usage;
+	bool force_share, backing_chain, usage, progress;
 	int output;
 };
 
@@ -31,6 +33,8 @@ static const struct cli_option info_options[] = {
 	 "go on with its backing files", NULL},
 	{0, "usage", CLI_FLAG, offsetof(struct info_args, usage), NULL,
 	 "where its space goes (reads all its tables)", NULL},
+	{'p', "progress", CLI_PROGRESS, offsetof(struct info_args, progress), NULL,
+	 "with --usage: show the progress, in percent", NULL},
 	{'U', "force-share", CLI_FLAG, offsetof(struct info_args, force_share), NULL,
 	 "read even while another program writes", NULL},
 	{0, "output", CLI_CHOICE, offsetof(struct info_args, output), "text|json",
@@ -145,21 +149,31 @@ static int append_backing(struct chain *chain, unsigned flags)
 }
 
 /* Of each image that has tables. Says what went wrong. */
-static int find_usage(struct chain *chain, unsigned flags)
+static int find_usage(struct chain *chain, const struct info_args *args)
 {
 	struct qcow2_check_options options = QCOW2_CHECK_OPTIONS_INIT;
+	struct cli_progress progress;
 	struct qcow2_error err = {0};
 	size_t i;
 	int rc;
 
-	options.flags = flags;
+	options.flags = args->force_share ? QCOW2_OPEN_FORCE_SHARE : 0;
+	options.progress.tick = cli_progress_tick;
+	options.progress.opaque = &progress;
+	cli_interrupt_catch();
 	for (i = 0; i < chain->n; i++) {
 		struct layer *layer = &chain->layers[i];
 
 		if (strcmp(layer->info.format, "qcow2") != 0)
 			continue;
 		options.format = layer->info.format;
+		/* one image after the other, each from its beginning to its end */
+		cli_progress_begin(&progress, args->progress && args->output != TOOL_OUTPUT_JSON,
+				   false);
 		rc = qcow2_check(layer->info.filename, &options, &layer->usage, &err);
+		cli_progress_end(&progress, rc == 0);
+		if (rc == -ECANCELED)
+			cli_interrupt_die();
 		if (rc < 0) {
 			tool_explain(&err, NULL);
 			return rc;
@@ -236,7 +250,7 @@ int verb_info(int argc, char **argv)
 	while (rc == 0 && args.backing_chain)
 		rc = append_backing(&chain, flags);
 	if (rc >= 0 && args.usage)
-		rc = find_usage(&chain, flags);
+		rc = find_usage(&chain, &args);
 	if (rc >= 0)
 		print_chain(&chain, args.output == TOOL_OUTPUT_JSON, args.backing_chain);
 	chain_release(&chain);

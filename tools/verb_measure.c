@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "cli/diag.h"
+#include "cli/interrupt.h"
+#include "cli/progress.h"
 #include "cli/out.h"
 #include "create_options.h"
 #include "image.h"
@@ -12,7 +14,7 @@
 #include "verb.h"
 
 struct measure_args {
-	bool image_opts, force_share;
+	bool image_opts, force_share, progress;
 	const char *format, *target_format, *backing, *backing_format, *snapshot;
 	struct cli_list options;
 	struct cli_size size;
@@ -36,6 +38,7 @@ static const struct cli_option measure_options[] = {
 	{'F', "backing-format", CLI_STRING, AT(backing_format), "FMT", "format of that file", NULL},
 	{'l', "snapshot", CLI_STRING, AT(snapshot), "ID|NAME", "of this internal snapshot", NULL},
 	{'U', "force-share", CLI_FLAG, AT(force_share), NULL, "read even while others write", NULL},
+	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
 	{0, "output", CLI_CHOICE, AT(output), "text|json", "for people (the default) or programs",
 	 tool_outputs},
 	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL,
@@ -126,15 +129,27 @@ static void print(const struct qcow2_measure_result *r, bool json)
 	cli_out_close(&out);
 }
 
-static int measure(struct qcow2_image *image, const struct tool_create *create, bool json)
+static int measure(struct qcow2_image *image, const struct tool_create *create,
+		   const struct measure_args *args)
 {
+	bool json = args->output == TOOL_OUTPUT_JSON;
+	struct cli_progress progress;
+	int rc;
 	struct qcow2_convert_options options = QCOW2_CONVERT_OPTIONS_INIT;
 	struct qcow2_measure_result result = QCOW2_MEASURE_RESULT_INIT;
 	struct qcow2_error err = {0};
 
 	options.create = &create->lib;
 	options.flags = create->lib.backing_file ? QCOW2_CONVERT_ON_TOP : 0;
-	if (qcow2_measure(&image, image ? 1 : 0, &options, &result, &err) < 0) {
+	options.progress.tick = cli_progress_tick;
+	options.progress.opaque = &progress;
+	cli_interrupt_catch();
+	cli_progress_begin(&progress, args->progress && !json, false);
+	rc = qcow2_measure(&image, image ? 1 : 0, &options, &result, &err);
+	cli_progress_end(&progress, rc == 0);
+	if (rc == -ECANCELED)
+		cli_interrupt_die();
+	if (rc < 0) {
 		tool_explain(&err, NULL);
 		return EXIT_FAILURE;
 	}
@@ -174,7 +189,7 @@ int verb_measure(int argc, char **argv)
 	cli_set_subject("measure", NULL);
 	if (argc > first && open_source(&image, &args, argv[first]) < 0)
 		goto out;
-	status = measure(image, &create, args.output == TOOL_OUTPUT_JSON);
+	status = measure(image, &create, &args);
 out:
 	qcow2_close(image);
 	tool_create_release(&create);

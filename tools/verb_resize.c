@@ -7,6 +7,8 @@
 #include <string.h>
 
 #include "cli/diag.h"
+#include "cli/interrupt.h"
+#include "cli/progress.h"
 #include "cli/size.h"
 #include "image.h"
 #include "loss.h"
@@ -14,7 +16,7 @@
 
 struct resize_args {
 	const char *format, *prealloc;
-	bool shrink, dry_run, quiet, image_opts;
+	bool shrink, dry_run, progress, quiet, image_opts;
 };
 
 #define AT(member) offsetof(struct resize_args, member)
@@ -26,6 +28,7 @@ static const struct cli_option resize_options[] = {
 	{0, "shrink", CLI_FLAG, AT(shrink), NULL, "it may become smaller: what is behind is lost",
 	 NULL},
 	{0, "dry-run", CLI_FLAG, AT(dry_run), NULL, "only tell what would be lost", NULL},
+	{'p', "progress", CLI_PROGRESS, AT(progress), NULL, "show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, AT(quiet), NULL, "say nothing but errors", NULL},
 	{0, "image-opts", CLI_FLAG, AT(image_opts), NULL,
 	 "FILE is driver=FMT,file.filename=FILE,...", NULL},
@@ -93,17 +96,33 @@ static int refuse_to_shrink(void)
 	return EXIT_FAILURE;
 }
 
-/* qemu-img's sentences, where it has one of its own for the case. */
-static int explain(const struct qcow2_error *err)
+#define CANCELED (-1) /* instead of an exit code: the process ends by the signal that came */
+
+static int set_size(struct qcow2_image *image, uint64_t size, const struct order *o,
+		    const struct resize_args *args)
 {
-	return cli_error("%s", err->message);
+	struct cli_progress progress;
+	struct qcow2_progress watch = {cli_progress_tick, &progress};
+	struct qcow2_error err = {0};
+	int rc;
+
+	cli_interrupt_catch();
+	cli_progress_begin(&progress, args->progress, args->quiet);
+	qcow2_watch(image, &watch);
+	rc = qcow2_resize(image, size, o->prealloc, args->shrink ? QCOW2_RESIZE_SHRINK : 0, &err);
+	if (rc == 0)
+		rc = qcow2_finish(image, &err);
+	qcow2_watch(image, NULL);
+	cli_progress_end(&progress, rc == 0);
+	if (rc == -ECANCELED)
+		return CANCELED;
+	return rc < 0 ? cli_error("%s", err.message) : 0;
 }
 
 static int resize(struct qcow2_image *image, const struct order *o, const struct resize_args *args)
 {
 	uint64_t old = qcow2_size(image), size = new_size(o, old);
-	struct qcow2_error err = {0};
-	int rc;
+	int status;
 
 	if (size == 0)
 		return cli_error("New image size must be positive");
@@ -115,14 +134,10 @@ static int resize(struct qcow2_image *image, const struct order *o, const struct
 		return EXIT_FAILURE;
 	if (args->dry_run)
 		return EXIT_SUCCESS;
-	rc = qcow2_resize(image, size, o->prealloc, args->shrink ? QCOW2_RESIZE_SHRINK : 0, &err);
-	if (rc == 0)
-		rc = qcow2_finish(image, &err);
-	if (rc < 0)
-		return explain(&err);
-	if (!args->quiet)
+	status = set_size(image, size, o, args);
+	if (status == 0 && !args->quiet)
 		puts("Image resized.");
-	return EXIT_SUCCESS;
+	return status;
 }
 
 int verb_resize(int argc, char **argv)
@@ -153,5 +168,7 @@ int verb_resize(int argc, char **argv)
 	if (tool_open(&image, o.path, args.format, NULL, flags) == 0)
 		status = resize(image, &o, &args);
 	qcow2_close(image);
-	return status;
+	if (status == CANCELED)
+		cli_interrupt_die();
+	return status == CANCELED ? EXIT_FAILURE : status;
 }

@@ -10,6 +10,8 @@
 #include <time.h>
 
 #include "cli/diag.h"
+#include "cli/interrupt.h"
+#include "cli/progress.h"
 #include "cli/size.h"
 #include "image.h"
 #include "info_rows.h"
@@ -22,7 +24,7 @@
 struct snapshot_args {
 	struct cli_list create, apply, remove;
 	const char *format;
-	bool list, quiet, force_share, image_opts, dry_run;
+	bool list, progress, quiet, force_share, image_opts, dry_run;
 	int output;
 };
 
@@ -45,6 +47,8 @@ static const struct cli_option snapshot_options[] = {
 	 "FILE is a list of driver options", NULL},
 	{0, "dry-run", CLI_FLAG, offsetof(struct snapshot_args, dry_run), NULL,
 	 "of -a and -d: only tell what would be lost", NULL},
+	{'p', "progress", CLI_PROGRESS, offsetof(struct snapshot_args, progress), NULL,
+	 "of -c, -a and -d: show the progress, in percent", NULL},
 	{'q', "quiet", CLI_FLAG, offsetof(struct snapshot_args, quiet), NULL,
 	 "say nothing but errors and the list", NULL},
 	CLI_END,
@@ -224,6 +228,8 @@ static int change(struct qcow2_image *image, const struct order *o,
 		  const struct snapshot_args *args, struct qcow2_error *err)
 {
 	enum tool_loss mode = tool_loss_mode(args->dry_run, args->quiet);
+	struct cli_progress progress;
+	struct qcow2_progress watch = {cli_progress_tick, &progress};
 	int rc;
 
 	if (o->action != CREATE && mode != TOOL_LOSS_UNSAID) {
@@ -231,13 +237,20 @@ static int change(struct qcow2_image *image, const struct order *o,
 		if (rc < 0 || args->dry_run)
 			return rc;
 	}
+	cli_interrupt_catch();
+	cli_progress_begin(&progress, args->progress, args->quiet);
+	qcow2_watch(image, &watch);
 	if (o->action == CREATE)
 		rc = qcow2_snapshot_create(image, o->name, NULL, err);
 	else if (o->action == APPLY)
 		rc = qcow2_snapshot_apply(image, o->name, 0, err);
 	else
 		rc = qcow2_snapshot_delete(image, o->name, QCOW2_SNAPSHOT_BY_NAME, err);
-	return rc < 0 ? rc : qcow2_finish(image, err);
+	if (rc == 0)
+		rc = qcow2_finish(image, err);
+	qcow2_watch(image, NULL);
+	cli_progress_end(&progress, rc == 0);
+	return rc;
 }
 
 /* qemu-img's beginning of the sentence, and where there is no such snapshot all of it. */
@@ -276,10 +289,12 @@ static int snapshot(const struct order *o, const struct snapshot_args *args)
 			rc = change(image, o, args, &err);
 		else if (args->list || !cli_is_face()) /* qemu-img needs to be asked */
 			rc = list(image, args->output, &err);
-		status = rc < 0 ? explain(o, &err) : EXIT_SUCCESS;
+		status = rc == -ECANCELED ? EXIT_FAILURE : rc < 0 ? explain(o, &err) : EXIT_SUCCESS;
 	}
 	qcow2_close(image);
 	names_setup_release(&setup);
+	if (rc == -ECANCELED)
+		cli_interrupt_die();
 	/* the list isn't all there is if a part of it couldn't be read */
 	return o->action == LIST && warned ? EXIT_FAILURE : status;
 }

@@ -91,6 +91,8 @@ int data_preallocate(struct data_writer *w, uint64_t guest_off, uint64_t end, un
 			return ret;
 		ret = place_empty(&c, prealloc, err);
 		data_chunk_leave(&c);
+		if (ret == 0)
+			ret = progress_step(w->m->engine->progress, c.end - guest_off, err);
 		guest_off = c.end;
 	}
 	return ret;

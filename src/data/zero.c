@@ -195,10 +195,12 @@ static int change_clusters(struct data_writer *w, uint64_t guest_off, uint64_t e
 	while (guest_off < end && ret == 0) {
 		uint64_t next = skip_absent(w, guest_off, ch);
 
-		if (next != guest_off)
-			guest_off = next;
-		else
-			ret = change_chunk(w, guest_off, end, ch, &guest_off, err);
+		if (next == guest_off)
+			ret = change_chunk(w, guest_off, end, ch, &next, err);
+		if (ret == 0)
+			ret = progress_step(w->m->engine->progress, min_u64(next, end) - guest_off,
+					    err);
+		guest_off = next;
 	}
 	return ret;
 }

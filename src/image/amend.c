@@ -258,7 +258,8 @@ static int change(struct amend *a, struct qcow2_error *err)
 		ret = meta_set_lazy(a->m, a->o.lazy_refcounts, err);
 	if (ret == 0 && a->resize)
 		ret = image_resize(a->image, a->o.size, QCOW2_PREALLOC_OFF,
-				   a->o.flags & QCOW2_AMEND_SHRINK ? QCOW2_RESIZE_SHRINK : 0, err);
+				   a->o.flags & QCOW2_AMEND_SHRINK ? QCOW2_RESIZE_SHRINK : 0, NULL,
+				   err);
 	if (ret == 0 && a->downgrade)
 		ret = drop_bitmaps(a->m, err);
 	if (ret == 0 && a->downgrade)

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/progress.h"
 #include "data/data.h"
 #include "data/write.h"
 #include "disk/disk.h"
@@ -97,6 +98,7 @@ struct qcow2_image {
 	struct image_tables *older_tables; /* guarded by lock */
 	struct image_tables *tables;	   /* guarded by lock; never changes once it is there */
 	struct image_former *former;	   /* owned; the gate is closed while it changes */
+	struct qcow2_progress watch;	   /* nothing that it is told of runs while it changes */
 };
 
 void image_warn(const struct qcow2_image *image, const char *fmt, ...)
@@ -140,7 +142,7 @@ int image_check_resize(const struct qcow2_image *image, uint64_t size_bytes, uns
 		       unsigned flags, struct qcow2_error *err);
 /* qcow2_resize while the gate is closed. */
 int image_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc, unsigned flags,
-		 struct qcow2_error *err);
+		 struct progress_work *progress, struct qcow2_error *err);
 /* What is in memory of the size; the gate is closed. */
 void image_set_size(struct image_qcow2 *q, uint64_t size_bytes);
 

@@ -32,10 +32,32 @@ int image_check_resize(const struct qcow2_image *image, uint64_t size_bytes, uns
 	return 0;
 }
 
+#define FILL_BYTES (256u << 20) /* at once: a file system may take long over it */
+
+/* Space for a part of a flat file that is new. */
+static int fill(struct qcow2_storage store, uint64_t host_off, uint64_t end, unsigned prealloc,
+		struct progress_work *progress, struct qcow2_error *err)
+{
+	int ret = 0;
+
+	while (host_off < end && ret == 0) {
+		uint64_t len = min_u64(end - host_off, FILL_BYTES);
+
+		if (prealloc == QCOW2_PREALLOC_FALLOC)
+			ret = storage_allocate(store, host_off, len, err);
+		else
+			ret = storage_zero(store, host_off, len, 0, err);
+		if (ret == 0)
+			ret = progress_step(progress, len, err);
+		host_off += len;
+	}
+	return ret;
+}
+
 /* ---- raw ---- */
 
 static int raw_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
-		      struct qcow2_error *err)
+		      struct progress_work *progress, struct qcow2_error *err)
 {
 	struct qcow2_storage store = disk_raw_store(image->disk);
 	uint64_t old = image->disk->size_bytes;
@@ -46,10 +68,7 @@ static int raw_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned p
 	ret = disk_raw_resize(image->disk, size_bytes, err);
 	if (ret < 0 || size_bytes <= old || prealloc == QCOW2_PREALLOC_OFF)
 		return ret;
-	if (prealloc == QCOW2_PREALLOC_FALLOC)
-		ret = storage_allocate(store, old, size_bytes - old, err);
-	else
-		ret = storage_zero(store, old, size_bytes - old, 0, err);
+	ret = fill(store, old, size_bytes, prealloc, progress, err);
 	if (ret < 0)
 		(void)disk_raw_resize(image->disk, old, NULL);
 	return ret;
@@ -133,16 +152,31 @@ static int preallocate(struct qcow2_image *image, uint64_t old, unsigned preallo
 
 	if (ret < 0)
 		return ret;
-	if (m->geometry.data_file && prealloc == QCOW2_PREALLOC_FALLOC)
-		return storage_allocate(m->data, old, size_bytes - old, err);
-	if (m->geometry.data_file && prealloc == QCOW2_PREALLOC_FULL)
-		return storage_zero(m->data, old, size_bytes - old, 0, err);
+	if (m->geometry.data_file && prealloc != QCOW2_PREALLOC_METADATA)
+		return fill(m->data, old, size_bytes, prealloc, m->engine->progress, err);
 	/* the file is as long as what is mapped in it */
 	ret = m->engine->device ? 0 : storage_size(m->file, &file_size, err);
 	end = meta_off_of(m, meta_alloc_end(m));
 	if (ret == 0 && !m->engine->device && file_size < end)
 		ret = storage_truncate(m->file, end, err);
 	return ret;
+}
+
+/* Growing failed before the new size was written: nothing is mapped behind the old end again. */
+static void shrink_back(struct qcow2_image *image, uint64_t old)
+{
+	struct image_qcow2 *q = image->qcow2;
+	struct meta *m = &q->meta;
+	const uint64_t cs = m->geometry.cluster_size;
+	uint64_t from = align_up(old, cs), end = align_up(m->size_bytes, cs);
+
+	m->engine->progress = NULL; /* it has been told */
+	if (from < end && data_forget(q->writer, from, end - from, true, NULL) < 0)
+		return;
+	meta_l1_drop_tables(m, format_size_to_l1(&m->geometry, old),
+			    format_size_to_l1(&m->geometry, m->size_bytes));
+	if (meta_commit(m, true, NULL) == 0)
+		meta_reap(m, true);
 }
 
 static int grow(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
@@ -163,7 +197,9 @@ static int grow(struct qcow2_image *image, uint64_t size_bytes, unsigned preallo
 	ret = hide_old(image, old, size_bytes, err);
 	if (ret == 0 && prealloc != QCOW2_PREALLOC_OFF)
 		ret = preallocate(image, old, prealloc, err);
-	if (ret == 0)
+	if (ret < 0)
+		shrink_back(image, old);
+	else
 		ret = write_size(q, size_bytes, err);
 	if (ret < 0) {
 		if (m->geometry.data_file)
@@ -264,25 +300,50 @@ static int resize_recorded(struct qcow2_image *image, uint64_t size_bytes, unsig
 /* ---- ---- */
 
 int image_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc, unsigned flags,
-		 struct qcow2_error *err)
+		 struct progress_work *progress, struct qcow2_error *err)
 {
 	int ret = image_check_resize(image, size_bytes, prealloc, flags, err);
 
 	if (ret < 0)
 		return ret;
-	return image->qcow2 ? resize_recorded(image, size_bytes, prealloc, err)
-			    : raw_resize(image, size_bytes, prealloc, err);
+	if (!image->qcow2)
+		return raw_resize(image, size_bytes, prealloc, progress, err);
+	image->qcow2->meta.engine->progress = progress;
+	ret = resize_recorded(image, size_bytes, prealloc, err);
+	image->qcow2->meta.engine->progress = NULL;
+	return ret;
+}
+
+/* How much of the disk comes or goes; in a data file of its own it comes twice. */
+static uint64_t work_bytes(const struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc)
+{
+	uint64_t old = image->disk->size_bytes;
+	bool twice = image->qcow2 && image->qcow2->meta.geometry.data_file &&
+		     prealloc >= QCOW2_PREALLOC_FALLOC;
+
+	if (size_bytes < old)
+		return old - size_bytes;
+	return max_u64((size_bytes - old) * (twice ? 2 : 1), 1);
+}
+
+void qcow2_watch(struct qcow2_image *image, const struct qcow2_progress *progress)
+{
+	image->watch = progress ? *progress : (struct qcow2_progress){0};
 }
 
 int qcow2_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc, unsigned flags,
 		 struct qcow2_error *err)
 {
+	struct progress_work work = {.to = &image->watch};
 	struct meta_gate *gate = image->gate;
 	int ret;
 
 	if (gate)
 		meta_gate_close(gate);
-	ret = image_resize(image, size_bytes, prealloc, flags, err);
+	work.total_bytes = work_bytes(image, size_bytes, prealloc);
+	ret = image_resize(image, size_bytes, prealloc, flags, &work, err);
+	if (ret == 0)
+		progress_end(&work);
 	if (gate)
 		meta_gate_open(gate);
 	if (ret < 0)

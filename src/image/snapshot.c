@@ -35,15 +35,26 @@ void image_forget_tables(struct qcow2_image *image)
 }
 
 /* Holds up all other requests, until end; nothing else has been done if it fails. */
-static int begin(struct qcow2_image *image, struct qcow2_error *err)
+static int begin(struct qcow2_image *image, struct progress_work *work, struct qcow2_error *err)
 {
+	int ret;
+
+	*work = (struct progress_work){.to = &image->watch};
 	if (image->gate)
 		meta_gate_close(image->gate);
-	return check_image(image, err);
+	ret = check_image(image, err);
+	if (ret == 0)
+		image->qcow2->meta.engine->progress = work;
+	return ret;
 }
 
-static int end(struct qcow2_image *image, int ret, struct qcow2_error *err)
+static int end(struct qcow2_image *image, struct progress_work *work, int ret,
+	       struct qcow2_error *err)
 {
+	if (image->qcow2 && image->qcow2->meta.engine)
+		image->qcow2->meta.engine->progress = NULL;
+	if (ret == 0)
+		progress_end(work);
 	if (ret == 0)
 		ret = storage_size(image->store, &image->qcow2->meta.file_size, err);
 	image_forget_tables(image); /* before somebody asks who was held up */
@@ -169,6 +180,7 @@ int qcow2_snapshot_create(struct qcow2_image *image, const char *name,
 			  const struct qcow2_snapshot_options *options, struct qcow2_error *err)
 {
 	struct qcow2_snapshot_options o = QCOW2_SNAPSHOT_OPTIONS_INIT;
+	struct progress_work work;
 	int ret = OPTIONS_TAKE(&o, options, "snapshot options", err);
 
 	if (ret == 0 && (!name || strlen(name) > UINT16_MAX))
@@ -176,10 +188,10 @@ int qcow2_snapshot_create(struct qcow2_image *image, const char *name,
 				UINT16_MAX);
 	if (ret < 0)
 		return ret;
-	ret = begin(image, err);
+	ret = begin(image, &work, err);
 	if (ret == 0)
 		ret = create(image, name, &o, err);
-	ret = end(image, ret, err);
+	ret = end(image, &work, ret, err);
 	if (ret < 0)
 		error_prefix(err, "taking a snapshot of \"%s\"", image->path);
 	return ret;
@@ -230,14 +242,15 @@ static int change(struct qcow2_image *image, const char *wanted, unsigned flags,
 static int change_closed(struct qcow2_image *image, const char *wanted, unsigned flags, bool remove,
 			 struct qcow2_error *err)
 {
+	struct progress_work work;
 	int ret;
 
 	if (flags & ~QCOW2_SNAPSHOT_BY_NAME)
 		return error_set(err, -EINVAL, "unknown snapshot flags 0x%x", flags);
-	ret = begin(image, err);
+	ret = begin(image, &work, err);
 	if (ret == 0)
 		ret = change(image, wanted, flags, remove, err);
-	return end(image, ret, err);
+	return end(image, &work, ret, err);
 }
 
 int qcow2_snapshot_apply(struct qcow2_image *image, const char *id_or_name, unsigned flags,

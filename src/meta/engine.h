@@ -11,6 +11,7 @@
 
 #include <pthread.h>
 
+#include "base/progress.h"
 #include "meta/gate.h"
 #include "meta/guard.h"
 #include "meta/meta.h"
@@ -291,9 +292,12 @@ int meta_mark_corrupt(struct meta *m, struct qcow2_error *err);
 
 /* ---- whole L1 tables (walk.c); the gate is closed and everything committed ---- */
 
+/* The tables that it reaches are work to be done, for who asks how far it is. */
+void meta_walk_expect(struct meta *m, const uint64_t *l1, uint32_t entries);
 /*
  * One more reference to every table and cluster that the L1 table reaches; on failure those that
- * were raised are lowered again. clear: COPIED flags in its L2 tables go.
+ * were raised are lowered again. clear: COPIED flags in its L2 tables go. It alone of these can be
+ * cancelled.
  */
 int meta_walk_raise(struct meta *m, const uint64_t *l1, uint32_t entries, bool clear,
 		    struct qcow2_error *err);
@@ -374,6 +378,9 @@ struct meta_engine {
 	_Atomic bool dirty_bit; /* set on disk */
 	_Atomic bool needs_repair; /* counts or flags may be wrong: the dirty bit stays */
 	_Atomic bool ever_freed;
+	/* The caller's, for as long as it keeps the gate closed: what goes through many tables
+	   tells how far it is, and may be cancelled where it says so. NULL: nobody asks */
+	struct progress_work *progress;
 };
 
 /*

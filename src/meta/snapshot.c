@@ -180,6 +180,7 @@ static int create(struct meta *m, struct meta_snapshots *s, struct qcow2_error *
 
 	if (ret < 0)
 		return ret;
+	meta_walk_expect(m, m->l1, m->l1_entries);
 	snap->l1_off = meta_off_of(m, run.first);
 	snap->l1_entries = m->l1_entries;
 	ret = meta_guard_add(&m->engine->guard, META_REGION_INACTIVE_L1, snap->l1_off, len, err);
@@ -229,6 +230,8 @@ int meta_snapshot_delete(struct meta *m, struct meta_snapshots *s, size_t idx,
 	ret = meta_snapshot_read_l1(m, &gone, &l1, err);
 	if (ret < 0) /* nothing is known of what it holds */
 		return end(m, ret, err);
+	meta_walk_expect(m, l1, gone.l1_entries);
+	meta_walk_expect(m, m->l1, m->l1_entries);
 	memmove(&s->list[idx], &s->list[idx + 1], (s->count - idx - 1) * sizeof(s->list[0]));
 	s->count--;
 	ret = meta_snapshots_rewrite(m, s, old_len, err);
@@ -331,8 +334,11 @@ static int become(struct meta *m, uint64_t **l1, uint64_t size_bytes, const stru
 {
 	const uint32_t entries = m->l1_entries;
 	uint64_t *old = m->l1;
-	int ret = meta_walk_raise(m, d->come, entries, true, err);
+	int ret;
 
+	meta_walk_expect(m, d->come, entries);
+	meta_walk_expect(m, d->gone, entries);
+	ret = meta_walk_raise(m, d->come, entries, true, err);
 	if (ret < 0) {
 		(void)meta_refresh_copied(m, NULL);
 		return ret;

@@ -149,6 +149,10 @@ static int walk_table(struct walk *w, uint64_t table_off, bool clear, struct qco
 		ret = storage_write(w->m->file, w->table, (size_t)cs, table_off, err);
 		meta_cache_forget(w->m->l2, table_off, cs);
 	}
+	if (ret == 0 && w->raise)
+		ret = progress_step(w->m->engine->progress, cs, err);
+	else if (ret == 0) /* going back is all that is left, or it is past the point of that */
+		(void)progress_step(w->m->engine->progress, cs, NULL);
 	return ret;
 }
 
@@ -176,6 +180,16 @@ static int walk_l1(struct walk *w, const uint64_t *l1, uint32_t entries, bool cl
 	mem_free(w->table);
 	w->table = NULL;
 	return ret;
+}
+
+void meta_walk_expect(struct meta *m, const uint64_t *l1, uint32_t entries)
+{
+	struct progress_work *progress = m->engine->progress;
+
+	for (uint32_t i = 0; progress && i < entries; i++) {
+		if (format_l1_decode(&m->geometry, l1[i]).l2_off != 0)
+			progress->total_bytes += m->geometry.cluster_size;
+	}
 }
 
 int meta_walk_raise(struct meta *m, const uint64_t *l1, uint32_t entries, bool clear,
@@ -303,6 +317,7 @@ static int refresh_table(struct meta *m, struct ones *o, uint8_t *table, uint64_
 		ret = storage_write(m->file, table, (size_t)g->cluster_size, table_off, err);
 		meta_cache_forget(m->l2, table_off, g->cluster_size);
 	}
+	(void)progress_step(m->engine->progress, g->cluster_size, NULL);
 	return ret;
 }
 
