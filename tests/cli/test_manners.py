@@ -26,20 +26,36 @@ def helps():
     return {c["name"]: {o.get("name"): o for o in c["options"]} for c in listed}
 
 
-@pytest.mark.parametrize("words,code", [
-    (["info", "--output=json", "gone"], 1), (["info", "--output", "json", "gone"], 1),
-    (["info", "--output=json", "--frob", "gone"], 1),
-    (["info", "--frob", "--output=json", "gone"], 1), (["check", "--output=json", "gone"], 1),
-    (["map", "--output=json", "gone"], 1), (["dump", "--output=json", "gone"], 1),
-    (["compare", "--output=json", "gone", "gone"], 2),
-    (["bench", "--output=json", "gone"], 1), (["measure", "--output=json", "gone"], 1),
-    (["snapshot", "--output=json", "gone"], 1), (["info", "--output=json"], 1)])
-def test_with_json_errors_are_objects(words, code, work):
-    result = tool(*words, cwd=work).succeeded(code)
-    assert result.out == ""
-    said, = objects(result.err)
-    assert said["verb"] == words[0] and len(said["error"]) > 10
-    assert said.get("code") == ("ENOENT" if "gone" in words and "--frob" not in words else None)
+SPELLED = [("--output=json",), ("--output", "json"), ("--outp=json",), ("--outp", "json"),
+           ("--output=text", "--output=json")]
+VERBS_WITH_OUTPUT = ("bench", "check", "compare", "dump", "info", "map", "measure", "snapshot")
+
+
+def test_the_verbs_with_output_are_those_that_are_tested():
+    assert {v for v, options in helps().items() if "output" in options} == set(VERBS_WITH_OUTPUT)
+
+
+@pytest.mark.parametrize("verb", VERBS_WITH_OUTPUT)
+def test_with_json_errors_are_objects(verb, work):
+    """What is wrong with the files, or the command line before or behind the option."""
+    files = ("gone",) * (2 if verb == "compare" else 1)
+    code = 2 if verb == "compare" else 1
+    for spelled in SPELLED:
+        for words in ((*spelled, *files), (*spelled, "--frob", *files),
+                      ("--frob", *spelled, *files), (*spelled, "-f"), (*spelled, "a", "b", "c")):
+            result = tool(verb, *words, cwd=work).succeeded(code)
+            assert result.out == "", result.describe()
+            said, = objects(result.err)
+            assert said["verb"] == verb and len(said["error"]) > 10, result.describe()
+            assert said.get("code") == ("ENOENT" if words == (*spelled, *files) else None)
+
+
+@pytest.mark.parametrize("words", [
+    ("info", "--output=json", "--output=text", "gone"), ("info", "--outputs=json", "gone"),
+    ("create", "--output=json", "gone", "x"), ("info", "--o", "gone", "--frob"),
+    ("measure", "--o=json", "gone")])  # measure has --options too
+def test_without_json_errors_are_sentences(words, work):
+    assert tool(*words, cwd=work).succeeded(1).err.startswith("qcow2: ")
 
 
 def test_warnings_are_objects_too(work):
@@ -64,7 +80,8 @@ def test_output_is_text_json_or_human_for_every_verb():
 
 def test_every_verb_that_shows_progress_shows_it_to_programs():
     shown = {verb for verb, options in helps().items() if "progress" in options}
-    assert {"convert", "compare", "check", "create"} <= shown
+    assert shown == {"amend", "bench", "check", "commit", "compare", "convert", "create", "dd",
+                     "info", "measure", "rebase", "resize", "snapshot"}
     for verb in shown:
         assert helps()[verb]["progress"].get("optional") == "json[:FD]", verb
         for wrong in ("xml", "json:", "json:x", "json:99", "jsonx"):
@@ -72,14 +89,24 @@ def test_every_verb_that_shows_progress_shows_it_to_programs():
             assert f"--progress: '{wrong}' is not json" in result.err, result.describe()
 
 
-@pytest.mark.parametrize("verb", ["convert", "compare", "check", "dd", "create"])
+WORDS = {
+    "amend": ("-o", "refcount_bits=64", "disk.qcow2"), "bench": ("-c", "50", "disk.qcow2"),
+    "check": ("disk.qcow2",), "commit": ("top",), "compare": ("disk.qcow2", "disk.qcow2"),
+    "convert": ("-O", "qcow2", "disk.qcow2", "out"),
+    "create": ("-o", "preallocation=metadata", "out", "1G"),
+    "dd": ("bs=1M", "if=disk.qcow2", "of=out"), "info": ("--usage", "disk.qcow2"),
+    "measure": ("-O", "qcow2", "disk.qcow2"), "rebase": ("-b", "", "top"),
+    "resize": ("--preallocation=metadata", "disk.qcow2", "+1G"),
+    "snapshot": ("-c", "x", "disk.qcow2")}
+
+
+@pytest.mark.parametrize("verb", WORDS)
 def test_progress_is_an_object_a_line(verb, work):
     name = zoo.fresh(work)
     zoo.io(work, name, "write -P 1 0 16M")
-    words = {"convert": ["-O", "qcow2", name, "out"], "compare": [name, name],
-             "check": [name], "dd": ["bs=1M", f"if={name}", "of=out"],
-             "create": ["-o", "preallocation=metadata", "out", "1G"]}[verb]
-    result = tool(verb, "-q", "--progress=json", *words, cwd=work).succeeded()
+    tool("create", "-q", "-b", name, "-F", "qcow2", "top", cwd=work).succeeded()
+    zoo.io(work, "top", "write -P 2 1M 16M")
+    result = tool(verb, "--progress=json", *WORDS[verb], cwd=work).succeeded()
     lines = objects(result.err)
     assert all(set(o) - {"state"} == {"done", "total", "percent", "seconds"} for o in lines)
     assert [o.get("state") for o in lines] == [None] * (len(lines) - 1) + ["finished"]

@@ -246,23 +246,43 @@ static void complain(const struct cli_command *command, size_t n, const char *ty
 		cli_usage(command->name, "unknown option '--%s'", name);
 }
 
+/* What stands behind --output, if word is that, or as much of it as no other option begins with. */
+static const char *output_of(const struct cli_command *command, const char *word, const char *next)
+{
+	size_t len = strncmp(word, "--", 2) == 0 ? strcspn(word + 2, "=") : 0;
+	size_t i, n = cli_count_options(command), matches = 0;
+	bool ours = false;
+
+	for (i = 0; i < n && len > 0; i++) {
+		const char *name = command->options[i].name;
+		bool output = name && strcmp(name, "output") == 0;
+
+		if (!name || strncmp(name, word + 2, len) != 0)
+			continue;
+		matches++;
+		ours = ours || output;
+		if (name[len] == '\0') /* in full: that one is meant */
+			return !output ? NULL : word[2 + len] ? word + 2 + len + 1 : next;
+	}
+	if (!ours || matches != 1)
+		return NULL;
+	return word[2 + len] ? word + 2 + len + 1 : next;
+}
+
 /* Whether JSON is asked for, on a command line that may not be understood yet. */
 static bool wants_json(const struct cli_command *command, int argc, char **argv)
 {
-	size_t i, n = cli_count_options(command);
-	int w;
+	bool json = false;
 
-	for (i = 0; i < n; i++)
-		if (command->options[i].name && strcmp(command->options[i].name, "output") == 0)
-			break;
-	if (i == n || cli_is_face())
+	if (cli_is_face())
 		return false;
-	for (w = 1; w < argc && strcmp(argv[w], "--") != 0; w++)
-		if (strcmp(argv[w], "--output=json") == 0 ||
-		    (strcmp(argv[w], "--output") == 0 && w + 1 < argc &&
-		     strcmp(argv[w + 1], "json") == 0))
-			return true;
-	return false;
+	for (int w = 1; w < argc && strcmp(argv[w], "--") != 0; w++) {
+		const char *output = output_of(command, argv[w], w + 1 < argc ? argv[w + 1] : NULL);
+
+		if (output)
+			json = strcmp(output, "json") == 0;
+	}
+	return json;
 }
 
 /* An option that the program which this stands in for doesn't have. */
