@@ -509,7 +509,8 @@ int qcow2_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned preall
 /*
  * From now on progress is told of what takes long and has no options of its own: qcow2_resize,
  * qcow2_snapshot_create, _apply, _delete. NULL, or one without a tick: no more. It is copied. Not
- * while one of those runs. What can't be cancelled any more goes on whatever the tick returns.
+ * while one of those runs. What can't be cancelled any more goes on whatever the tick returns. The
+ * tick makes no call on the image: all of them wait.
  */
 void qcow2_watch(struct qcow2_image *image, const struct qcow2_progress *progress);
 
