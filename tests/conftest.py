@@ -13,6 +13,7 @@ depends on the seed and the test's name only.
 import os
 import random
 import shutil
+import signal
 import sys
 
 # The tests folder itself, for `from lib import ...`, whatever folder pytest is called from.
@@ -22,6 +23,10 @@ sys.dont_write_bytecode = True
 import pytest  # noqa: E402
 
 from lib import run  # noqa: E402
+
+# A shell's background job ignores Ctrl-C, and so would every program that the tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # In the environment, so that parallel workers take the same.
 os.environ.setdefault("QCOW2_TEST_SEED", str(random.SystemRandom().randrange(1 << 32)))
