@@ -307,7 +307,8 @@ static bool all_have_room(const struct image_writer *w, uint64_t start, uint64_t
 /* Did the cluster at origin begin in the last one's sectors? Nothing has been put behind that. */
 static bool shares_sector(const struct image_writer *w, const struct image_origin *origin)
 {
-	return w->origin.file == origin->file && w->packed_end == w->origin_at + w->origin_len &&
+	return origin->file && w->origin.file == origin->file &&
+	       w->packed_end == w->origin_at + w->origin_len &&
 	       origin->host_off > w->origin.host_off &&
 	       origin->host_off - w->origin.host_off < w->origin_len;
 }

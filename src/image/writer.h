@@ -76,7 +76,7 @@ int image_writer_put(struct image_writer *writer, uint64_t guest_off, enum image
 
 /* Where compressed bytes are taken from. */
 struct image_origin {
-	const void *file; /* which one; only compared */
+	const void *file; /* which one; only compared. NULL: like no other */
 	uint64_t host_off;
 };
 

@@ -41,6 +41,11 @@ bool job_pass_fits(const struct job_source *s, uint64_t guest_off, size_t image_
 	return e.compressed_len <= cs && e.compressed_len > max_u64(SHORT_MIN, cs / SHORT_SHARE);
 }
 
+static bool is_written(const struct qcow2_image *image)
+{
+	return image->qcow2 && image->qcow2->writer;
+}
+
 /* While the map of the image can't change. */
 static int fetch(const struct job_source *s, uint64_t guest_off, uint8_t *packed, size_t *len,
 		 struct image_origin *origin, struct qcow2_error *err)
@@ -58,7 +63,9 @@ static int fetch(const struct job_source *s, uint64_t guest_off, uint8_t *packed
 	m = meta_of(s->images[i], r.depth);
 	e = format_l2_decode(&m->geometry, r.run.cookie, 0);
 	*len = (size_t)e.compressed_len;
-	*origin = (struct image_origin){m->file.self, e.host_off};
+	/* what is written to may have other bytes there when the neighbour is fetched: told apart
+	 */
+	*origin = (struct image_origin){is_written(s->images[i]) ? NULL : m->file.self, e.host_off};
 	return storage_read(m->file, packed, *len, e.host_off, err);
 }
 
