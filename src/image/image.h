@@ -225,6 +225,12 @@ int image_read_packed(struct image_qcow2 *q, const struct disk_run *run, void *b
  */
 int image_find_hole(struct disk *disk, struct disk_run *run, bool *is_hole,
 		    struct qcow2_error *err);
+/* data_map, but such holes are ZERO: for who would read them to find out. */
+int image_map_zeros(const struct data_layers *layers, uint64_t guest_off, uint64_t len_bytes,
+		    struct data_run *r, struct qcow2_error *err);
+/* Is it worth while to ask: does its own file, and not those below, look as if it had such holes?
+ */
+bool image_looks_preallocated(const struct qcow2_image *image);
 
 /* STORAGE_FILE_* for QCOW2_OPEN_*. */
 unsigned image_storage_flags(unsigned open_flags);

@@ -126,6 +126,11 @@ static bool looks_preallocated(struct image_qcow2 *q)
 	return known > 0;
 }
 
+bool image_looks_preallocated(const struct qcow2_image *image)
+{
+	return image->qcow2 && looks_preallocated(image->qcow2);
+}
+
 int image_find_hole(struct disk *disk, struct disk_run *run, bool *is_hole, struct qcow2_error *err)
 {
 	struct qcow2_storage_extent extent;
@@ -141,6 +146,19 @@ int image_find_hole(struct disk *disk, struct disk_run *run, bool *is_hole, stru
 	run->len_bytes = extent.len_bytes;
 	*is_hole = !extent.is_data;
 	return 0;
+}
+
+int image_map_zeros(const struct data_layers *layers, uint64_t guest_off, uint64_t len_bytes,
+		    struct data_run *r, struct qcow2_error *err)
+{
+	bool is_hole = false;
+	int ret = data_map(layers, guest_off, len_bytes, r, err);
+
+	if (ret == 0)
+		ret = image_find_hole(layers->disks[r->depth], &r->run, &is_hole, err);
+	if (ret == 0 && is_hole)
+		r->run.kind = DISK_RUN_ZERO;
+	return ret;
 }
 
 /* ---- opening ---- */

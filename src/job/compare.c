@@ -106,7 +106,7 @@ static int look(struct compare *c, int i, uint64_t guest_off, struct run *run,
 		*run = (struct run){.zero = true, .len_bytes = c->size - guest_off};
 		return 0;
 	}
-	ret = data_map(&c->images[i]->layers, guest_off, size - guest_off, &r, err);
+	ret = image_map_zeros(&c->images[i]->layers, guest_off, size - guest_off, &r, err);
 	if (ret < 0) {
 		fail(c, ret, err, i, guest_off);
 		return ret;

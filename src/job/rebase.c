@@ -51,7 +51,7 @@ static int look(const struct qcow2_image *image, unsigned first, uint64_t guest_
 		return 0;
 	layers.disks = image->layers.disks + first;
 	layers.count = image->layers.count - first;
-	ret = data_map(&layers, guest_off, len_bytes, r, err);
+	ret = image_map_zeros(&layers, guest_off, len_bytes, r, err);
 	r->depth += first;
 	return ret;
 }

@@ -75,7 +75,7 @@ int job_source_run_of(const struct job_source *s, uint64_t guest_off, size_t *im
 	*image_idx = i;
 	*image_off = place_in(s, i, guest_off);
 	/* up to the end of the image: a long hole is passed in one step */
-	return data_map(&layers, *image_off, s->starts[i + 1] - guest_off, r, err);
+	return image_map_zeros(&layers, *image_off, s->starts[i + 1] - guest_off, r, err);
 }
 
 /* With salvage a range whose tables are damaged counts as data: reading it tells the damage. */

@@ -24,7 +24,8 @@ void job_tables_init(struct job_tables *t, const struct job_source *source)
 		return;
 	m = &image->qcow2->meta;
 	if (m->engine || m->geometry.extended_l2 || m->geometry.data_file ||
-	    source->first_off != 0 || source->size_bytes != qcow2_size(image))
+	    source->first_off != 0 || source->size_bytes != qcow2_size(image) ||
+	    image_looks_preallocated(image)) /* its data may be holes, which only the map knows */
 		return;
 	t->size_bytes = source->size_bytes;
 	t->buf_len = (size_t)min_u64(m->geometry.cluster_size, BUF_MAX);

@@ -293,3 +293,21 @@ def test_data_that_the_kernel_copies(source, work):
     tool("convert", "-C", "-O", "qcow2", "-B", source, "-F", "qcow2", "over", "x",
          cwd=work).succeeded()
     tool("compare", "over", "x", cwd=work).succeeded()
+
+
+def test_holes_of_a_preallocated_image_arent_read(work):
+    """Mapped whole, with nothing behind it: reading a terabyte of zeros would take minutes."""
+    tool("create", "-q", "-o", "preallocation=metadata", "src", "1T", cwd=work).succeeded()
+    zoo.io(work, "src", "write -P 5 300G 1M")
+    tool("create", "-q", "-b", "src", "-F", "qcow2", "top", cwd=work).succeeded()
+    tool("convert", "-O", "qcow2", "src", "copy", cwd=work).succeeded()
+    assert Path(work, "copy").stat().st_size < 4 << 20
+    tool("compare", "src", "copy", cwd=work).succeeded()
+    tool("rebase", "-b", "copy", "-F", "qcow2", "top", cwd=work).succeeded()
+    measured = tool("measure", "-O", "qcow2", "src", cwd=work).succeeded()
+    assert f"required size: {Path(work, 'copy').stat().st_size}\n" in measured.out
+    tool("dd", "if=src", "of=raw", "bs=1M", "skip=307000", "count=307400", cwd=work).succeeded()
+    assert qemu_img("compare", "copy", "top", cwd=work).code == 0
+    with open(Path(work, "raw"), "rb") as f:
+        f.seek(200 << 20)
+        assert f.read(1 << 20) == b"\x05" * (1 << 20)
