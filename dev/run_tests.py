@@ -227,7 +227,7 @@ def fuzz(run):
     factor = 10 if run.mode == "long" else 1
     targets = sorted(p for p in (CLANG / "fuzz").glob("fuzz_*") if p.is_file())
     # Those that open whole images run longest, and first.
-    plan = sorted((40 if "open" in p.name else 8, p) for p in targets)[::-1]
+    plan = sorted((30 if "open" in p.name else 5, p) for p in targets)[::-1]
     if not plan:
         run.failed.append("fuzzing: there are no targets")
     run.say(f"fuzzing: {len(plan)} targets")
