@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Open addressing in lines of slots for what is far; nothing is ever taken out. */
 #include "check/chunk_index.h"
 
 #include <errno.h>

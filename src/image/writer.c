@@ -31,8 +31,7 @@ struct image_writer {
 	uint8_t *l2;	     /* the table of l2_index, or NULL */
 	uint64_t l2_index;   /* its L1 index */
 	uint64_t next_off;   /* guest offset of the first cluster that may be put */
-	uint64_t packed_off; /* where the next compressed bytes go; 0: in a fresh cluster */
-	uint64_t packed_end; /* behind the last ones; 0: there are none */
+	uint64_t packed_end; /* behind the last compressed bytes; 0: there are none */
 	struct shared_counts shared;
 	/* the last compressed cluster that was taken as it is; file NULL: none */
 	struct image_origin origin;
@@ -224,15 +223,16 @@ static int use_shared(struct image_writer *w, uint64_t cluster, struct qcow2_err
 	return 0;
 }
 
-/* Can the host cluster under the packing place take another reference? */
-static bool has_room(struct image_writer *w)
+/* Can all host clusters from start up to end take another reference? */
+static bool all_have_room(const struct image_writer *w, uint64_t start, uint64_t end)
 {
 	uint64_t max = min_u64(w->g.refcount_max, UINT16_MAX);
-	uint64_t cluster = w->packed_off >> w->g.cluster_bits;
 
-	return w->packed_off && cluster >= w->shared.first &&
-	       cluster - w->shared.first < w->shared.len &&
-	       w->shared.counts[cluster - w->shared.first] < max;
+	for (uint64_t c = start >> w->g.cluster_bits; c << w->g.cluster_bits < end; c++)
+		if (c < w->shared.first || c - w->shared.first >= w->shared.len ||
+		    w->shared.counts[c - w->shared.first] >= max)
+			return false;
+	return true;
 }
 
 /* len compressed bytes are at host_off from now on, in clusters that have room for them. */
@@ -251,57 +251,44 @@ static int claim_packed(struct image_writer *w, uint64_t host_off, size_t len,
 	     ret == 0 && cluster <= (host_off + len - 1) >> w->g.cluster_bits; cluster++)
 		ret = use_shared(w, cluster, err);
 	w->packed_end = max_u64(w->packed_end, host_off + len);
-	w->packed_off = is_aligned(w->packed_end, cs) ? 0 : w->packed_end;
 	w->d->data_end = max_u64(w->d->data_end, host_off + len);
 	return ret;
 }
 
-/* Finds a place for len compressed bytes: behind the last ones if they fit, spilling over into the
- * next cluster if that is free, else at the start of a fresh one. */
-static int place_packed(struct image_writer *w, size_t len, uint64_t *host_off,
+/*
+ * Finds a place for len compressed bytes: at start, in the clusters that there are for such bytes,
+ * spilling over into the next one if that is free, else at the start of a fresh one.
+ */
+static int place_packed(struct image_writer *w, uint64_t start, size_t len, uint64_t *host_off,
 			struct qcow2_error *err)
 {
-	uint64_t cs = w->g.cluster_size;
-	uint64_t room = cs - (w->packed_off & (cs - 1));
+	uint64_t have = align_up(w->packed_end, w->g.cluster_size); /* the end of those clusters */
+	bool fits = start < have && all_have_room(w, start, min_u64(start + len, have));
 	uint64_t cluster;
 	int ret;
 
-	if (!has_room(w))
-		w->packed_off = 0;
-	if (w->packed_off == 0 || room < len) {
+	if (!fits || start + len > have) {
 		ret = image_fresh_alloc(&w->d->fresh, 1, &cluster, err);
 		if (ret < 0)
 			return ret;
-		if (w->packed_off == 0 || w->packed_off + room != cluster << w->g.cluster_bits)
-			w->packed_off = cluster << w->g.cluster_bits;
+		if (!fits || cluster << w->g.cluster_bits != have)
+			start = cluster << w->g.cluster_bits;
 	}
-	*host_off = w->packed_off;
-	return claim_packed(w, *host_off, len, err);
+	*host_off = start;
+	return claim_packed(w, start, len, err);
 }
 
 static int put_compressed(struct image_writer *w, uint64_t guest_off, const uint8_t *bytes,
 			  size_t len, struct image_writes *writes, struct qcow2_error *err)
 {
 	struct image_write write = {.store = w->d->file.st, .bytes = bytes, .len = len};
-	int ret = place_packed(w, len, &write.host_off, err);
+	int ret = place_packed(w, w->packed_end, len, &write.host_off, err);
 
 	if (ret == 0)
 		ret = image_writes_add(writes, &write, err);
 	if (ret == 0)
 		set_entry(w, guest_off, format_l2_encode_compressed(&w->g, write.host_off, len), 0);
 	return ret;
-}
-
-/* Can all host clusters from start up to end take another reference? */
-static bool all_have_room(const struct image_writer *w, uint64_t start, uint64_t end)
-{
-	uint64_t max = min_u64(w->g.refcount_max, UINT16_MAX);
-
-	for (uint64_t c = start >> w->g.cluster_bits; c << w->g.cluster_bits < end; c++)
-		if (c < w->shared.first || c - w->shared.first >= w->shared.len ||
-		    w->shared.counts[c - w->shared.first] >= max)
-			return false;
-	return true;
 }
 
 /* Did the cluster at origin begin in the last one's sectors? Nothing has been put behind that. */
@@ -313,30 +300,12 @@ static bool shares_sector(const struct image_writer *w, const struct image_origi
 	       origin->host_off - w->origin.host_off < w->origin_len;
 }
 
-/*
- * Finds a place for what was at origin: in a sector with the one before it, if it was so; else
- * behind that.
- */
-static int place_as_it_was(struct image_writer *w, size_t len, const struct image_origin *origin,
-			   uint64_t *host_off, struct qcow2_error *err)
+/* Where to put what was at origin: in a sector with the one before it, if it was so. */
+static uint64_t place_as_it_was(const struct image_writer *w, const struct image_origin *origin)
 {
-	uint64_t have = align_up(w->packed_end, w->g.cluster_size); /* of clusters for such bytes */
-	uint64_t start = w->packed_end, cluster = 0;
-	bool fits;
-	int ret = 0;
-
 	if (shares_sector(w, origin))
-		start = w->origin_at + (origin->host_off - w->origin.host_off);
-	fits = w->packed_end > 0 && start < have &&
-	       all_have_room(w, start, min_u64(start + len, have));
-	if (!fits || start + len > have)
-		ret = image_fresh_alloc(&w->d->fresh, 1, &cluster, err);
-	if (ret < 0)
-		return ret;
-	if (cluster != 0 && (!fits || cluster << w->g.cluster_bits != have))
-		start = cluster << w->g.cluster_bits;
-	*host_off = start;
-	return claim_packed(w, start, len, err);
+		return w->origin_at + (origin->host_off - w->origin.host_off);
+	return w->packed_end;
 }
 
 /* Gives a place to every cluster from next_off up to guest_off that was passed over. */
@@ -383,7 +352,8 @@ int image_writer_put_packed(struct image_writer *writer, uint64_t guest_off, con
 	int ret = begin_put(writer, guest_off, true, writes, err);
 
 	if (ret == 0)
-		ret = place_as_it_was(writer, len, origin, &write.host_off, err);
+		ret = place_packed(writer, place_as_it_was(writer, origin), len, &write.host_off,
+				   err);
 	if (ret < 0)
 		return ret;
 	writer->origin = *origin;

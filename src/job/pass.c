@@ -63,8 +63,7 @@ static int fetch(const struct job_source *s, uint64_t guest_off, uint8_t *packed
 	m = meta_of(s->images[i], r.depth);
 	e = format_l2_decode(&m->geometry, r.run.cookie, 0);
 	*len = (size_t)e.compressed_len;
-	/* what is written to may have other bytes there when the neighbour is fetched: told apart
-	 */
+	/* who is written to may have other bytes behind this when its neighbour is fetched */
 	*origin = (struct image_origin){is_written(s->images[i]) ? NULL : m->file.self, e.host_off};
 	return storage_read(m->file, packed, *len, e.host_off, err);
 }
