@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Joins writes that follow each other. Keeps no order between batches and never syncs: that is
- * for the caller. A failed write leaves the batch as it was, so that a flush can be tried again.
+ * Joins writes that follow each other. Keeps no order between batches and never waits for the
+ * disk: that is for the caller. A failed write leaves the batch as it was, so that a flush can be
+ * tried again.
  */
 #include "image/batch.h"
 
@@ -44,6 +45,7 @@ int image_batch_flush(struct image_batch *b, struct qcow2_error *err)
 		return rc;
 	used = b->used;
 	b->used = 0;
+	storage_trail_add(&b->trail, b->st, b->host_off, used);
 	return progress_step(b->progress, used, err);
 }
 

@@ -15,6 +15,7 @@ struct image_batch {
 	size_t cap;
 	size_t used;
 	uint64_t host_off;		/* of buf[0] */
+	struct storage_trail trail;	/* of what was written */
 	struct progress_work *progress; /* the caller's: told of what was written; may be NULL */
 };
 

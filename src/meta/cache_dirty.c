@@ -146,6 +146,7 @@ int meta_cache_write_dirty(struct meta_cache *cache, const struct meta_dirty_lis
 			   struct qcow2_error *err)
 {
 	struct iovec iov[WRITE_PIECES];
+	struct storage_trail trail = {0};
 	int ret = 0;
 
 	for (size_t i = 0, n; i < dirty->count && ret == 0; i += n) {
@@ -157,6 +158,8 @@ int meta_cache_write_dirty(struct meta_cache *cache, const struct meta_dirty_lis
 			iov[n] = (struct iovec){.iov_base = d->bytes, .iov_len = cache->slice_len};
 		}
 		ret = storage_writev(cache->store, iov, (int)n, dirty->list[i].host_off, err);
+		storage_trail_add(&trail, cache->store, dirty->list[i].host_off,
+				  n * cache->slice_len);
 	}
 	return ret;
 }

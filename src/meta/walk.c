@@ -27,6 +27,7 @@ struct walk {
 	uint64_t done;	/* runs that were counted */
 	uint64_t limit; /* stops there: to take back what was done */
 	uint8_t *table;
+	struct storage_trail trail; /* of the tables that are written */
 };
 
 /* The header that pointed to them is durable, and nobody is in flight. */
@@ -147,6 +148,7 @@ static int walk_table(struct walk *w, uint64_t table_off, bool clear, struct qco
 		clear_copied(w, &changed);
 	if (changed) {
 		ret = storage_write(w->m->file, w->table, (size_t)cs, table_off, err);
+		storage_trail_add(&w->trail, w->m->file, table_off, cs);
 		meta_cache_forget(w->m->l2, table_off, cs);
 	}
 	if (ret == 0 && w->raise)
@@ -295,7 +297,7 @@ static int refresh_entry(struct meta *m, struct ones *o, uint8_t *p, bool *chang
 }
 
 static int refresh_table(struct meta *m, struct ones *o, uint8_t *table, uint64_t table_off,
-			 struct qcow2_error *err)
+			 struct storage_trail *trail, struct qcow2_error *err)
 {
 	const struct format_geometry *g = &m->geometry;
 	bool changed = false;
@@ -315,6 +317,7 @@ static int refresh_table(struct meta *m, struct ones *o, uint8_t *table, uint64_
 	}
 	if (ret == 0 && changed) {
 		ret = storage_write(m->file, table, (size_t)g->cluster_size, table_off, err);
+		storage_trail_add(trail, m->file, table_off, g->cluster_size);
 		meta_cache_forget(m->l2, table_off, g->cluster_size);
 	}
 	(void)progress_step(m->engine->progress, g->cluster_size, NULL);
@@ -324,6 +327,7 @@ static int refresh_table(struct meta *m, struct ones *o, uint8_t *table, uint64_
 int meta_refresh_copied(struct meta *m, struct qcow2_error *err)
 {
 	cleanup_free uint8_t *table = mem_aligned(4096, m->geometry.cluster_size);
+	struct storage_trail trail = {0};
 	struct ones o = {0};
 	int ret = table ? 0 : error_errno(err, -ENOMEM, "can't go through the L2 tables");
 
@@ -335,7 +339,7 @@ int meta_refresh_copied(struct meta *m, struct qcow2_error *err)
 
 		if (e.l2_off == 0 || e.faults & FORMAT_FAULT_FATAL)
 			continue;
-		ret = refresh_table(m, &o, table, e.l2_off, err);
+		ret = refresh_table(m, &o, table, e.l2_off, &trail, err);
 		if (ret == 0)
 			ret = is_single(m, &o, meta_cluster_of(m, e.l2_off), &one, &single, err);
 		if (ret == 0 && single != e.copied)

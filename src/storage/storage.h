@@ -86,6 +86,19 @@ int storage_file_remove(struct qcow2_storage st, const char *path, struct qcow2_
 /* Makes the name of a file that was just created durable. */
 int storage_file_settle(const char *path, struct qcow2_error *err);
 
+/*
+ * For who writes much, with a flush to come at the end: what was written goes on its way to the
+ * disk while he goes on, whenever there is enough of it. Only a hint; what fails is told by the
+ * flush. Begins as {0}; writes that end up in one file follow each other in one trail.
+ */
+struct storage_trail {
+	uint64_t start, end; /* private, as bytes: a range with that many that weren't handed on */
+	uint64_t bytes;
+};
+
+void storage_trail_add(struct storage_trail *trail, struct qcow2_storage st, uint64_t host_off,
+		       uint64_t len_bytes);
+
 /* Copies inside the kernel (copy_file_range, reflinks where the file system can) between two file
  * stores; *copied may be less than len_bytes. -ENOTSUP when that can't be done. */
 int storage_file_copy(struct qcow2_storage from, uint64_t from_off, struct qcow2_storage to,

@@ -37,6 +37,10 @@ static struct {
 	int sync_errno;		       /* of the next fdatasync */
 	unsigned nsyncs;
 	unsigned sync_us;
+	unsigned nbegun; /* calls of sync_file_range, and what the last one was for */
+	uint64_t begun_off, begun_len;
+	unsigned begun_flags;
+	int begin_errno;
 	int copy_errno;
 } sys;
 
@@ -156,6 +160,17 @@ int fdatasync(int fd)
 		return -1;
 	}
 	return (int)syscall(SYS_fdatasync, fd);
+}
+
+int sync_file_range(int fd, off_t off, off_t len, unsigned flags)
+{
+	(void)fd;
+	sys.nbegun++;
+	sys.begun_off = (uint64_t)off;
+	sys.begun_len = (uint64_t)len;
+	sys.begun_flags = flags;
+	errno = sys.begin_errno;
+	return sys.begin_errno ? -1 : 0;
 }
 
 ssize_t copy_file_range(int in, off_t *in_off, int out, off_t *out_off, size_t len, unsigned flags)
@@ -386,6 +401,52 @@ static void flushes_of_many_threads_share_a_sync(void **state)
 	reset();
 }
 
+static void what_is_written_goes_to_the_disk_when_there_is_enough(void **state)
+{
+	struct storage_trail trail = {0};
+	struct tmp *t = *state;
+
+	tmp_make(t, 0);
+	reset();
+	/* in any order, with gaps */
+	for (uint64_t i = 16; i-- > 0;) {
+		assert_int_equal(sys.nbegun, 0);
+		storage_trail_add(&trail, t->st, (i + 5) << 20, 1 << 16);
+	}
+	assert_int_equal(sys.nbegun, 1);
+	assert_int_equal(sys.begun_off, 5 << 20);
+	assert_int_equal(sys.begun_len, (15 << 20) + (1 << 16));
+	assert_int_equal(sys.begun_flags, SYNC_FILE_RANGE_WRITE); /* and no waiting */
+	/* that it can't be done is told to nobody, and the next goes from where it begins */
+	sys.begin_errno = EIO;
+	storage_trail_add(&trail, t->st, 100ull << 20, 1 << 20);
+	assert_int_equal(sys.nbegun, 2);
+	assert_int_equal(sys.begun_off, 100 << 20);
+	assert_int_equal(sys.begun_len, 1 << 20);
+	assert_int_equal(storage_flush(t->st, &t->err), 0);
+	assert_int_equal(sys.nsyncs, 1);
+	reset();
+}
+
+static void nothing_goes_to_the_disk_early_where_no_flush_would_wait_for_it(void **state)
+{
+	const unsigned flags[] = {STORAGE_FILE_NO_FLUSH, STORAGE_FILE_WRITETHROUGH};
+	struct storage_trail trail = {0};
+	struct tmp *t = *state;
+
+	for (size_t i = 0; i < 2; i++) {
+		assert_int_equal(tmp_open(t, STORAGE_FILE_WRITE | STORAGE_FILE_CREATE | flags[i]),
+				 0);
+		reset();
+		storage_trail_add(&trail, t->st, 0, 1 << 20);
+		assert_int_equal(sys.nbegun, 0);
+		storage_close(&t->st);
+	}
+	assert_int_equal(storage_mem_new(&t->st, 0, &t->err), 0);
+	storage_trail_add(&trail, t->st, 0, 1 << 20);
+	assert_int_equal(sys.nbegun, 0);
+}
+
 static void copies_go_on_or_say_that_they_can_not(void **state)
 {
 	struct tmp *t = *state;
@@ -422,6 +483,8 @@ int main(void)
 		TMP_TEST(a_write_through_that_fails_is_a_failed_flush),
 		TMP_TEST(without_flush_nothing_is_synced),
 		TMP_TEST(flushes_of_many_threads_share_a_sync),
+		TMP_TEST(what_is_written_goes_to_the_disk_when_there_is_enough),
+		TMP_TEST(nothing_goes_to_the_disk_early_where_no_flush_would_wait_for_it),
 		TMP_TEST(copies_go_on_or_say_that_they_can_not),
 	};
 
