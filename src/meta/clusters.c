@@ -83,6 +83,20 @@ static void free_zeros(struct meta *m, uint64_t first, uint64_t n, void *opaque)
 	meta_clusters_free(m, first, n, f && f->give_back);
 }
 
+/* The same at the end of many. */
+struct gathering {
+	struct meta_freed_list list;
+	bool give_back;
+};
+
+static void gather_zeros(struct meta *m, uint64_t first, uint64_t n, void *opaque)
+{
+	struct gathering *g = opaque;
+	const struct meta_freed f = {.first = first, .nclusters = n, .give_back = g->give_back};
+
+	meta_gather(m, &g->list, &f);
+}
+
 int meta_freed_reserve(struct meta_freed_list *f, size_t n)
 {
 	struct meta_freed *list;
@@ -231,15 +245,23 @@ static bool next_grave(struct meta *m, bool all, struct meta_freed *f)
 void meta_reap(struct meta *m, bool all)
 {
 	struct meta_engine *e = m->engine;
+	struct gathering g = {0};
 	struct meta_freed f;
 
 	meta_slot_take(&e->order.reaping);
 	while (atomic_load(&e->order.failed) == 0 && next_grave(m, all, &f)) {
 		storage_event(m->file, QCOW2_EVENT_CLUSTER_FREE);
+		g.give_back = f.give_back;
 		meta_slot_take(&e->packing);
-		(void)meta_refs_lower(m, f.first, f.nclusters, free_zeros, &f, NULL);
+		if (all)
+			(void)meta_refs_lower(m, f.first, f.nclusters, gather_zeros, &g, NULL);
+		else
+			(void)meta_refs_lower(m, f.first, f.nclusters, free_zeros, &f, NULL);
 		meta_slot_leave(&e->packing);
 		atomic_store(&e->ever_freed, true);
 	}
+	meta_slot_take(&e->packing);
+	meta_gather_end(m, &g.list);
+	meta_slot_leave(&e->packing);
 	meta_slot_leave(&e->order.reaping);
 }

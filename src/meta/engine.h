@@ -230,6 +230,12 @@ struct meta_freed_list {
 
 /* Makes room for n more behind count. */
 int meta_freed_reserve(struct meta_freed_list *f, size_t n);
+/*
+ * The gate is closed. As meta_clusters_free, at the end of many at the latest. The list begins as
+ * {0}; nobody takes clusters before the end, whose counts say already that they are free.
+ */
+void meta_gather(struct meta *m, struct meta_freed_list *list, const struct meta_freed *f);
+void meta_gather_end(struct meta *m, struct meta_freed_list *list);
 
 struct meta_order {
 	struct meta_slot commit;

@@ -27,14 +27,20 @@ struct walk {
 	uint64_t done;	/* runs that were counted */
 	uint64_t limit; /* stops there: to take back what was done */
 	uint8_t *table;
-	struct storage_trail trail; /* of the tables that are written */
+	struct storage_trail trail;   /* of the tables that are written */
+	struct meta_freed_list freed; /* what has no reference left */
 };
 
 /* The header that pointed to them is durable, and nobody is in flight. */
 static void free_zeros(struct meta *m, uint64_t first, uint64_t n, void *opaque)
 {
-	(void)opaque;
-	meta_clusters_free(m, first, n, m->engine->pass_discard & QCOW2_PASS_SNAPSHOT);
+	const struct meta_freed f = {
+		.first = first,
+		.nclusters = n,
+		.give_back = m->engine->pass_discard & QCOW2_PASS_SNAPSHOT,
+	};
+
+	meta_gather(m, opaque, &f);
 }
 
 static int count_run(struct walk *w, struct qcow2_error *err)
@@ -44,7 +50,7 @@ static int count_run(struct walk *w, struct qcow2_error *err)
 	if (w->n == 0 || w->done == w->limit)
 		return 0;
 	ret = w->raise ? meta_refs_raise(w->m, w->first, w->n, err)
-		       : meta_refs_lower(w->m, w->first, w->n, free_zeros, NULL, err);
+		       : meta_refs_lower(w->m, w->first, w->n, free_zeros, &w->freed, err);
 	w->done += ret == 0;
 	w->n = 0;
 	return ret;
@@ -179,6 +185,7 @@ static int walk_l1(struct walk *w, const uint64_t *l1, uint32_t entries, bool cl
 	}
 	if (ret == 0)
 		ret = count_run(w, err);
+	meta_gather_end(w->m, &w->freed);
 	mem_free(w->table);
 	w->table = NULL;
 	return ret;

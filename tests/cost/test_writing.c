@@ -355,6 +355,38 @@ static void going_back_costs_what_changed_since(void **state)
 	history_release(&h);
 }
 
+/* Clusters that were written in another order than they have on the disk. */
+static void write_all_over(struct costed *t, uint64_t clusters)
+{
+	for (uint64_t i = 0; i < clusters; i++)
+		write_at(t, i * 781 % clusters * 512, 512);
+}
+
+static void what_going_back_sets_free_is_given_back_in_one_piece(void **state)
+{
+	struct world_config many = plain;
+	struct history h;
+	struct costed t;
+
+	(void)state;
+	many.cluster_bits = 9;
+	many.size = 64 * 64 * 512;
+	history_init(&h, NULL, 64);
+	h.only_shots = true;
+	begin(&t, &many);
+	t.r.history = &h;
+	write_at(&t, 0, many.size);
+	flush(&t);
+	assert_int_equal(run_take(&t.r), 0);
+	write_all_over(&t, many.size / 512);
+	flush(&t);
+	assert_int_equal(run_go_back(&t.r, 0), 0);
+	/* blocks of refcounts are in between, and the tables */
+	assert_in_range(cost_of(&t).discards, 1, 64);
+	end(&t);
+	history_release(&h);
+}
+
 /* ---- zeros and discards ---- */
 
 static void zeros_in_whole_clusters_move_no_data(void **state)
@@ -386,6 +418,26 @@ static void a_discard_costs_one_slice_and_one_barrier(void **state)
 	c = flush(&t);
 	assert_in_range(c.writes + c.zeros, 1, 2); /* the counts may come at once or later */
 	assert_in_range(c.flushes, 1, 2);
+	end(&t);
+}
+
+static void what_is_discarded_all_over_is_given_back_in_one_piece_at_the_end(void **state)
+{
+	static const struct world_config config = {
+		.version = 3, .cluster_bits = 9, .refcount_bits = 16, .size = K * K};
+	const uint64_t clusters = config.size / 512;
+	struct costed t;
+
+	(void)state;
+	begin(&t, &config);
+	write_all_over(&t, clusters);
+	flush(&t);
+	for (uint64_t i = 0; i < clusters; i++)
+		assert_int_equal(run_discard(&t.r, i * 512, 512), 0);
+	cost_of(&t);
+	assert_int_equal(run_close(&t.r), 0);
+	assert_in_range(cost_of(&t).discards, 1, 64);
+	assert_int_equal(run_open(&t.r), 0);
 	end(&t);
 }
 
@@ -458,10 +510,12 @@ int main(void)
 		cmocka_unit_test(reading_and_flushing_an_idle_image_writes_nothing),
 		cmocka_unit_test(the_first_write_after_a_snapshot_copies_in_one_write),
 		cmocka_unit_test(going_back_costs_what_changed_since),
+		cmocka_unit_test(what_going_back_sets_free_is_given_back_in_one_piece),
 		cmocka_unit_test(a_small_write_over_a_backing_file_is_one_write),
 		cmocka_unit_test(a_subcluster_over_a_backing_file_is_not_filled),
 		cmocka_unit_test(zeros_in_whole_clusters_move_no_data),
 		cmocka_unit_test(a_discard_costs_one_slice_and_one_barrier),
+		cmocka_unit_test(what_is_discarded_all_over_is_given_back_in_one_piece_at_the_end),
 		cmocka_unit_test(with_lazy_refcounts_the_first_flush_costs_no_barrier_more),
 		cmocka_unit_test(many_new_refcount_blocks_become_durable_together),
 		cmocka_unit_test(many_refcount_blocks_go_together),
