@@ -76,6 +76,12 @@ static int raw_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned p
 
 /* ---- qcow2 ---- */
 
+/* log2 of what an L2 table maps. */
+static unsigned table_bits(const struct format_geometry *g)
+{
+	return g->cluster_bits + g->l2_bits;
+}
+
 /* Where the data below the top layer end; 0 without a backing file. */
 static uint64_t backing_end(const struct qcow2_image *image)
 {
@@ -113,13 +119,17 @@ void image_set_size(struct image_qcow2 *q, uint64_t size_bytes)
 	__atomic_store_n(&q->disk.size_bytes, size_bytes, __ATOMIC_RELAXED);
 }
 
-/* Everything below the size is durable: now the size. */
+/* What has to be durable below the size. */
+static int commit(struct image_qcow2 *q, struct qcow2_error *err)
+{
+	return META_BROKEN(10) ? 0 : meta_commit(&q->meta, true, err);
+}
+
+/* It is: now the size. */
 static int write_size(struct image_qcow2 *q, uint64_t size_bytes, struct qcow2_error *err)
 {
-	int ret = META_BROKEN(10) ? 0 : meta_commit(&q->meta, true, err);
+	int ret = meta_super_write_size(&q->meta, size_bytes, err);
 
-	if (ret == 0)
-		ret = meta_super_write_size(&q->meta, size_bytes, err);
 	if (ret == 0)
 		ret = meta_barrier(&q->meta, err);
 	if (ret == 0 && META_BROKEN(10))
@@ -200,6 +210,8 @@ static int grow(struct qcow2_image *image, uint64_t size_bytes, unsigned preallo
 	if (ret < 0)
 		shrink_back(image, old);
 	else
+		ret = commit(q, err);
+	if (ret == 0)
 		ret = write_size(q, size_bytes, err);
 	if (ret < 0) {
 		if (m->geometry.data_file)
@@ -209,48 +221,88 @@ static int grow(struct qcow2_image *image, uint64_t size_bytes, unsigned preallo
 	return ret;
 }
 
+/*
+ * The map of what is lost, up to L1 entry `whole`, becomes empty. What is left of the last cluster
+ * behind the end isn't kept for another day, and until the size is durable what is below may not
+ * come to light.
+ */
+static int empty_parts(struct qcow2_image *image, uint64_t size_bytes, uint64_t hidden,
+		       uint64_t whole, struct qcow2_error *err)
+{
+	struct image_qcow2 *q = image->qcow2;
+	const struct format_geometry *g = &q->meta.geometry;
+	uint64_t old = q->meta.size_bytes;
+	uint64_t from = align_up(size_bytes, g->cluster_size);
+	uint64_t end = min_u64(align_up(old, g->cluster_size), whole << table_bits(g));
+	int ret = 0;
+
+	if (size_bytes < min_u64(from, old))
+		ret = data_zero(q->writer, size_bytes, min_u64(from, old) - size_bytes, 0, err);
+	if (ret == 0 && from < hidden) {
+		ret = data_hide(q->writer, from, hidden - from, err);
+		from = align_up(hidden, g->cluster_size);
+	}
+	if (ret == 0 && from < end)
+		ret = data_forget(q->writer, from, end - from, true, err);
+	return ret;
+}
+
+/* The size is durable. What was needed until now goes too, and the file is cut. */
+static int end_shrink(struct image_qcow2 *q, uint64_t old, struct qcow2_error *err)
+{
+	struct meta *m = &q->meta;
+	int ret = 0;
+
+	/* tables of nothing but zeros that hide what is below, and empty ones of a data file */
+	meta_l1_drop_tables(m, format_size_to_l1(&m->geometry, m->size_bytes),
+			    format_size_to_l1(&m->geometry, old));
+	if (atomic_load(&m->engine->order.ndropped) > 0)
+		ret = meta_commit(m, true, err);
+	if (ret == 0)
+		meta_reap(m, true);
+	if (ret == 0 && m->geometry.data_file)
+		ret = storage_truncate(m->data, m->size_bytes, err);
+	/* a file that is too long is no reason to fail */
+	if (ret == 0)
+		(void)meta_engine_trim(m, NULL);
+	return ret == 0 ? meta_commit_counts(m, err) : ret;
+}
+
 static int shrink(struct qcow2_image *image, uint64_t size_bytes, struct qcow2_error *err)
 {
 	struct image_qcow2 *q = image->qcow2;
 	struct meta *m = &q->meta;
 	const uint64_t cs = m->geometry.cluster_size;
 	uint64_t old = m->size_bytes;
-	uint64_t from = align_up(size_bytes, cs);
-	uint64_t hidden;
+	struct meta_l1_part lost = {0};
+	uint64_t end = format_size_to_l1(&m->geometry, old);
+	uint64_t hidden = 0, whole = end;
 	/* where it fails half way a part of the disk has changed */
 	int ret = meta_bitmaps_mark(m, size_bytes, old - size_bytes, err);
 
-	/* what is left of the last cluster behind the end isn't kept for another day */
-	if (ret == 0 && size_bytes < min_u64(from, old))
-		ret = data_zero(q->writer, size_bytes, min_u64(from, old) - size_bytes, 0, err);
-	/* until the size is durable what is below may not come to light */
-	hidden = m->header.version >= 3 ? min_u64(align_up(backing_end(image), cs), old) : 0;
-	if (ret == 0 && from < hidden)
-		ret = data_hide(q->writer, from, hidden - from, err);
-	if (ret == 0 && from < hidden)
-		from = min_u64(align_up(hidden, cs), align_up(old, cs));
-	if (ret == 0 && from < old)
-		ret = data_forget(q->writer, from, align_up(old, cs) - from, true, err);
-	if (ret < 0)
+	if (m->header.version >= 3)
+		hidden = min_u64(align_up(backing_end(image), cs), old);
+	/* a data file has to be told of each cluster */
+	if (!m->geometry.data_file)
+		whole = format_size_to_l1(&m->geometry, align_up(max_u64(size_bytes, hidden), cs));
+	if (ret == 0)
+		ret = meta_l1_look(m, whole, end, err);
+	if (ret == 0)
+		ret = empty_parts(image, size_bytes, hidden, whole, err);
+	if (ret == 0)
+		ret = meta_l1_take_out(m, whole, end, &lost, err);
+	if (ret == 0)
+		ret = commit(q, err);
+	if (ret < 0) {
+		meta_l1_put_back(m, &lost);
 		return ret;
+	}
 	ret = write_size(q, size_bytes, err);
-	if (ret < 0)
-		return ret;
-	image_set_size(q, size_bytes);
-	/* tables of nothing but zeros that hide what is below: they were needed until now */
-	meta_l1_drop_tables(m, format_size_to_l1(&m->geometry, size_bytes),
-			    format_size_to_l1(&m->geometry, old));
-	ret = meta_commit(m, true, err);
 	if (ret == 0)
-		meta_reap(m, true);
-	if (ret == 0 && m->geometry.data_file)
-		ret = storage_truncate(m->data, size_bytes, err);
-	if (ret == 0)
-		ret = meta_commit_counts(m, err);
-	/* a file that is too long is no reason to fail */
-	if (ret == 0)
-		(void)meta_engine_trim(m, NULL);
-	return ret;
+		image_set_size(q, size_bytes);
+	/* whatever size it is, nothing points there; what can't be let go of leaks */
+	(void)meta_l1_let_go(m, &lost, NULL);
+	return ret == 0 ? end_shrink(q, old, err) : ret;
 }
 
 /*

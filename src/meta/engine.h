@@ -208,11 +208,32 @@ size_t meta_l1_dirty_words(uint32_t entries);
 int meta_l1_grow(struct meta *m, uint64_t entries, struct qcow2_error *err);
 /* The gate is closed. L1 entries [from, to) lose their tables, in which no entry is set. */
 void meta_l1_drop_tables(struct meta *m, uint64_t from, uint64_t to);
+/* L1 entries that were taken out of the table in memory, and what they were. */
+struct meta_l1_part {
+	uint32_t first, n;
+	uint64_t *raw; /* owned until it is put back or let go of; NULL: none */
+};
+
+/*
+ * The gate is closed. Whether the tables of L1 entries [from, to) can be let go of; a bad entry
+ * marks the image corrupt. The file has all of these tables then.
+ */
+int meta_l1_look(struct meta *m, uint64_t from, uint64_t to, struct qcow2_error *err);
+/*
+ * The gate is closed. L1 entries [from, to) become empty in memory; then, in the file, by a commit
+ * of the caller's.
+ */
+int meta_l1_take_out(struct meta *m, uint64_t from, uint64_t to, struct meta_l1_part *part,
+		     struct qcow2_error *err);
+/* That commit failed: they are as they were. */
+void meta_l1_put_back(struct meta *m, struct meta_l1_part *part);
 /*
  * The gate is closed. L1 entries from there on become empty, durably, and then everything that they
  * reached loses a reference: VM state whose place is needed, or that a snapshot has now.
  */
 int meta_l1_cut(struct meta *m, uint64_t from, struct qcow2_error *err);
+/* They are empty durably: what a part of the disk had, data and tables, is free; or leaks. */
+int meta_l1_let_go(struct meta *m, struct meta_l1_part *part, struct qcow2_error *err);
 
 /* ---- the order in which it reaches the file (order.c) ---- */
 
@@ -309,6 +330,13 @@ int meta_walk_raise(struct meta *m, const uint64_t *l1, uint32_t entries, bool c
 		    struct qcow2_error *err);
 /* One less, and what has none left is free. */
 int meta_walk_lower(struct meta *m, const uint64_t *l1, uint32_t entries, struct qcow2_error *err);
+/* The same for a part of the disk, whose space goes back to the host; progress knows of it. */
+int meta_walk_drop(struct meta *m, const uint64_t *l1, uint32_t entries, struct qcow2_error *err);
+/*
+ * Goes through all tables and changes nothing: whether lowering would meet an entry that can't be
+ * used. Tells progress of the disk that they map, and can be cancelled.
+ */
+int meta_walk_look(struct meta *m, const uint64_t *l1, uint32_t entries, struct qcow2_error *err);
 /* Makes the COPIED flags of the active tables say what the refcounts do. */
 int meta_refresh_copied(struct meta *m, struct qcow2_error *err);
 

@@ -149,62 +149,102 @@ void meta_l1_drop_tables(struct meta *m, uint64_t from, uint64_t to)
 
 /* ---- everything from an entry on ---- */
 
-static bool is_empty_from(const struct meta *m, uint32_t from)
+static bool is_empty(const struct meta *m, uint32_t from, uint32_t to)
 {
-	while (from < m->l1_entries && meta_l1_get(m, from) == 0)
+	while (from < to && meta_l1_get(m, from) == 0)
 		from++;
-	return from >= m->l1_entries;
+	return from >= to;
 }
 
-static void set_entries(struct meta *m, uint32_t from, const uint64_t *raw)
+/* What is read of tables is read from the file. */
+static int write_tables(struct meta *m, struct qcow2_error *err)
 {
-	for (uint32_t i = from; i < m->l1_entries; i++) {
-		uint64_t to = raw ? raw[i - from] : 0;
+	return meta_cache_ndirty(m->l2) > 0 ? meta_commit(m, false, err) : 0;
+}
 
-		if (meta_l1_get(m, i) != to)
-			meta_l1_set(m, i, to, false);
+int meta_l1_look(struct meta *m, uint64_t from, uint64_t to, struct qcow2_error *err)
+{
+	uint32_t end = (uint32_t)min_u64(to, m->l1_entries);
+	uint32_t first = (uint32_t)min_u64(from, end);
+	int ret = is_empty(m, first, end) ? 0 : write_tables(m, err);
+
+	if (ret == 0)
+		ret = meta_walk_look(m, m->l1 + first, end - first, err);
+	return ret == -EUCLEAN ? meta_mark_corrupt(m, err) : ret;
+}
+
+int meta_l1_take_out(struct meta *m, uint64_t from, uint64_t to, struct meta_l1_part *part,
+		     struct qcow2_error *err)
+{
+	uint32_t end = (uint32_t)min_u64(to, m->l1_entries);
+	uint32_t first = (uint32_t)min_u64(from, end);
+
+	*part = (struct meta_l1_part){.first = first, .n = end - first};
+	if (is_empty(m, first, end))
+		return 0;
+	part->raw = mem_alloc(part->n, sizeof(*part->raw));
+	if (!part->raw)
+		return error_errno(err, -ENOMEM, "can't drop tables");
+	for (uint32_t i = 0; i < part->n; i++) {
+		part->raw[i] = meta_l1_get(m, first + i);
+		if (part->raw[i] != 0)
+			meta_l1_set(m, first + i, 0, false);
+	}
+	return 0;
+}
+
+void meta_l1_put_back(struct meta *m, struct meta_l1_part *part)
+{
+	for (uint32_t i = 0; part->raw && i < part->n; i++) {
+		if (part->raw[i] != 0)
+			meta_l1_set(m, part->first + i, part->raw[i], false);
+	}
+	mem_free(mem_steal(&part->raw));
+}
+
+static void forget_tables(struct meta *m, const struct meta_l1_part *part)
+{
+	for (uint32_t i = 0; i < part->n; i++) {
+		struct format_l1_entry l1 = format_l1_decode(&m->geometry, part->raw[i]);
+
+		if (l1.l2_off == 0 || l1.faults & FORMAT_FAULT_FATAL)
+			continue;
+		meta_guard_remove(&m->engine->guard, META_REGION_L2, l1.l2_off,
+				  m->geometry.cluster_size);
 	}
 }
 
-static void forget_tables(struct meta *m, const uint64_t *raw, uint32_t n)
+int meta_l1_let_go(struct meta *m, struct meta_l1_part *part, struct qcow2_error *err)
 {
-	for (uint32_t i = 0; i < n; i++) {
-		struct format_l1_entry l1 = format_l1_decode(&m->geometry, raw[i]);
+	int ret = 0;
 
-		if (l1.l2_off != 0 && !(l1.faults & FORMAT_FAULT_FATAL))
-			meta_guard_remove(&m->engine->guard, META_REGION_L2, l1.l2_off,
-					  m->geometry.cluster_size);
+	if (part->raw && meta_check_sound(m, NULL) == 0) {
+		forget_tables(m, part);
+		ret = meta_walk_drop(m, part->raw, part->n, err);
+		atomic_store(&m->engine->ever_freed, true);
 	}
+	mem_free(mem_steal(&part->raw));
+	return ret;
 }
 
 int meta_l1_cut(struct meta *m, uint64_t from, struct qcow2_error *err)
 {
-	cleanup_free uint64_t *old = NULL;
-	uint32_t first = (uint32_t)min_u64(from, m->l1_entries);
-	uint32_t n = m->l1_entries - first;
-	int ret;
+	struct meta_l1_part part = {0};
+	int ret = write_tables(m, err);
 
-	if (is_empty_from(m, first))
-		return 0;
-	old = mem_alloc(n, sizeof(*old));
-	if (!old)
-		return error_errno(err, -ENOMEM, "can't drop VM state");
-	for (uint32_t i = 0; i < n; i++)
-		old[i] = meta_l1_get(m, first + i);
-	/* what is counted down is read from the file */
-	ret = meta_commit_counts(m, err);
-	if (ret < 0)
+	if (ret == 0)
+		ret = meta_l1_take_out(m, from, m->l1_entries, &part, err);
+	if (ret < 0 || !part.raw)
 		return ret;
-	meta_reap(m, true);
-	set_entries(m, first, NULL);
 	ret = meta_commit(m, true, err);
 	if (ret < 0) {
-		set_entries(m, first, old);
+		meta_l1_put_back(m, &part);
 		return ret;
 	}
-	forget_tables(m, old, n);
+	forget_tables(m, &part);
 	/* nothing points to them any more: an error from here on only leaks */
-	(void)meta_walk_lower(m, old, n, NULL);
+	(void)meta_walk_lower(m, part.raw, part.n, NULL);
 	atomic_store(&m->engine->ever_freed, true);
+	mem_free(part.raw);
 	return 0;
 }

@@ -114,9 +114,12 @@ int meta_refs_trim(struct meta *m, struct qcow2_error *err)
 	int ret = meta_refs_enter_new(m, err);
 	int ended;
 
-	/* nothing of a block may be dirty when it goes */
+	/*
+	 * Nothing of a block may be dirty when it goes. Counts that were lowered, and entries that
+	 * are cleared, may reach the disk in any order: a block that counts too much is a leak.
+	 */
 	if (ret == 0 && meta_cache_ndirty(m->engine->refs) > 0)
-		ret = meta_commit_counts(m, err);
+		ret = meta_commit(m, false, err);
 	/* never the first: it counts the header */
 	for (uint64_t idx = t->entries; ret == 0 && trimmed && idx-- > 1;) {
 		ret = meta_refblock_off(m, idx, &off, err);

@@ -19,10 +19,15 @@
 
 #define STRETCH 65536 /* clusters whose counts are looked at together, at most */
 
+enum act { LOOK, RAISE, LOWER };
+
 /* A run of clusters that is still growing. */
 struct walk {
 	struct meta *m;
-	bool raise;
+	enum act act;
+	bool clear;	     /* COPIED flags go */
+	bool give_back;	     /* what has no reference left, to the host */
+	uint64_t told_bytes; /* of progress, for a table */
 	uint64_t first, n;
 	uint64_t done;	/* runs that were counted */
 	uint64_t limit; /* stops there: to take back what was done */
@@ -31,26 +36,25 @@ struct walk {
 	struct meta_freed_list freed; /* what has no reference left */
 };
 
-/* The header that pointed to them is durable, and nobody is in flight. */
+/* What pointed to them is gone, durably, and nobody is in flight. */
 static void free_zeros(struct meta *m, uint64_t first, uint64_t n, void *opaque)
 {
-	const struct meta_freed f = {
-		.first = first,
-		.nclusters = n,
-		.give_back = m->engine->pass_discard & QCOW2_PASS_SNAPSHOT,
-	};
+	struct walk *w = opaque;
+	const struct meta_freed f = {.first = first, .nclusters = n, .give_back = w->give_back};
 
-	meta_gather(m, opaque, &f);
+	meta_gather(m, &w->freed, &f);
 }
 
 static int count_run(struct walk *w, struct qcow2_error *err)
 {
-	int ret;
+	int ret = 0;
 
 	if (w->n == 0 || w->done == w->limit)
 		return 0;
-	ret = w->raise ? meta_refs_raise(w->m, w->first, w->n, err)
-		       : meta_refs_lower(w->m, w->first, w->n, free_zeros, &w->freed, err);
+	if (w->act == RAISE)
+		ret = meta_refs_raise(w->m, w->first, w->n, err);
+	else if (w->act == LOWER)
+		ret = meta_refs_lower(w->m, w->first, w->n, free_zeros, w, err);
 	w->done += ret == 0;
 	w->n = 0;
 	return ret;
@@ -140,7 +144,16 @@ static int walk_entries(struct walk *w, uint64_t table_off, struct qcow2_error *
 	return ret;
 }
 
-static int walk_table(struct walk *w, uint64_t table_off, bool clear, struct qcow2_error *err)
+static int tell(struct walk *w, struct qcow2_error *err)
+{
+	if (w->act != LOWER)
+		return progress_step(w->m->engine->progress, w->told_bytes, err);
+	/* going back is all that is left, or it is past the point of that */
+	(void)progress_step(w->m->engine->progress, w->told_bytes, NULL);
+	return 0;
+}
+
+static int walk_table(struct walk *w, uint64_t table_off, struct qcow2_error *err)
 {
 	const uint64_t cs = w->m->geometry.cluster_size;
 	bool changed = false;
@@ -150,22 +163,17 @@ static int walk_table(struct walk *w, uint64_t table_off, bool clear, struct qco
 		ret = add_clusters(w, meta_cluster_of(w->m, table_off), 1, err);
 	if (ret == 0)
 		ret = walk_entries(w, table_off, err);
-	if (ret == 0 && clear)
+	if (ret == 0 && w->clear)
 		clear_copied(w, &changed);
 	if (changed) {
 		ret = storage_write(w->m->file, w->table, (size_t)cs, table_off, err);
 		storage_trail_add(&w->trail, w->m->file, table_off, cs);
 		meta_cache_forget(w->m->l2, table_off, cs);
 	}
-	if (ret == 0 && w->raise)
-		ret = progress_step(w->m->engine->progress, cs, err);
-	else if (ret == 0) /* going back is all that is left, or it is past the point of that */
-		(void)progress_step(w->m->engine->progress, cs, NULL);
 	return ret;
 }
 
-static int walk_l1(struct walk *w, const uint64_t *l1, uint32_t entries, bool clear,
-		   struct qcow2_error *err)
+static int walk_l1(struct walk *w, const uint64_t *l1, uint32_t entries, struct qcow2_error *err)
 {
 	int ret = 0;
 
@@ -181,7 +189,9 @@ static int walk_l1(struct walk *w, const uint64_t *l1, uint32_t entries, bool cl
 					   ", which isn't a cluster's start",
 					   i, e.l2_off);
 		else if (e.l2_off != 0)
-			ret = walk_table(w, e.l2_off, clear, err);
+			ret = walk_table(w, e.l2_off, err);
+		if (ret == 0 && (e.l2_off != 0 || w->act == LOOK))
+			ret = tell(w, err);
 	}
 	if (ret == 0)
 		ret = count_run(w, err);
@@ -201,30 +211,66 @@ void meta_walk_expect(struct meta *m, const uint64_t *l1, uint32_t entries)
 	}
 }
 
+static struct walk walk_of(struct meta *m, enum act act)
+{
+	return (struct walk){
+		.m = m,
+		.act = act,
+		.limit = UINT64_MAX,
+		.give_back = m->engine->pass_discard & QCOW2_PASS_SNAPSHOT,
+		.told_bytes = m->geometry.cluster_size,
+	};
+}
+
 int meta_walk_raise(struct meta *m, const uint64_t *l1, uint32_t entries, bool clear,
 		    struct qcow2_error *err)
 {
-	struct walk up = {.m = m, .raise = true, .limit = UINT64_MAX};
-	struct walk down = {.m = m};
-	int ret = walk_l1(&up, l1, entries, clear, err);
+	struct walk up = walk_of(m, RAISE), down = walk_of(m, LOWER);
+	int ret;
 
+	up.clear = clear;
+	ret = walk_l1(&up, l1, entries, err);
 	if (ret == 0)
 		return 0;
 	/* the same runs in the same order, and no more of them */
 	down.limit = up.done;
-	if (meta_check_sound(m, NULL) < 0 || walk_l1(&down, l1, entries, false, NULL) < 0)
+	if (meta_check_sound(m, NULL) < 0 || walk_l1(&down, l1, entries, NULL) < 0)
 		atomic_store(&m->engine->needs_repair, true);
+	return ret;
+}
+
+/* What is still counted too high after a failure is for a repair. */
+static int lower(struct walk *w, const uint64_t *l1, uint32_t entries, struct qcow2_error *err)
+{
+	int ret = walk_l1(w, l1, entries, err);
+
+	if (ret < 0)
+		atomic_store(&w->m->engine->needs_repair, true);
 	return ret;
 }
 
 int meta_walk_lower(struct meta *m, const uint64_t *l1, uint32_t entries, struct qcow2_error *err)
 {
-	struct walk w = {.m = m, .limit = UINT64_MAX};
-	int ret = walk_l1(&w, l1, entries, false, err);
+	struct walk w = walk_of(m, LOWER);
 
-	if (ret < 0) /* what is still counted too high is for a repair */
-		atomic_store(&m->engine->needs_repair, true);
-	return ret;
+	return lower(&w, l1, entries, err);
+}
+
+int meta_walk_look(struct meta *m, const uint64_t *l1, uint32_t entries, struct qcow2_error *err)
+{
+	struct walk w = walk_of(m, LOOK);
+
+	w.told_bytes = (uint64_t)m->geometry.l2_entries << m->geometry.cluster_bits;
+	return walk_l1(&w, l1, entries, err);
+}
+
+int meta_walk_drop(struct meta *m, const uint64_t *l1, uint32_t entries, struct qcow2_error *err)
+{
+	struct walk w = walk_of(m, LOWER);
+
+	w.give_back = true;
+	w.told_bytes = 0;
+	return lower(&w, l1, entries, err);
 }
 
 /* ---- COPIED flags ---- */

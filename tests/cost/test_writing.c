@@ -495,6 +495,35 @@ static void many_refcount_blocks_go_together(void **state)
 	end(&t);
 }
 
+/* ---- sizes ---- */
+
+static void tables_that_a_smaller_disk_loses_are_not_written(void **state)
+{
+	static const struct world_config config = {
+		.version = 3, .cluster_bits = 12, .refcount_bits = 16, .size = 32 * K * K};
+	const uint64_t tables = 8; /* of 16 are lost, 2 MiB each */
+	struct costed t;
+	struct cost c;
+
+	(void)state;
+	begin(&t, &config);
+	write_at(&t, 0, t.w.size);
+	flush(&t);
+	assert_int_equal(run_resize(&t.r, t.w.size / 2), 0);
+	c = cost_of(&t);
+	/* read twice: to see that they can go, and to let go of what they have */
+	assert_in_range(c.reads, tables, 2 * tables + 20);
+	/* L1, size, counts and their table: not more than a sector or slice of each, but for counts
+	 */
+	assert_in_range(c.writes + c.zeros, 4, 12);
+	assert_in_range(c.len, 4 * 512, 48 * K);
+	/* the map, the size, the counts and what a cut takes, all of it */
+	assert_in_range(c.flushes, 3, 5);
+	/* the file was cut */
+	assert_in_range(c.discards, 0, 4);
+	end(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -519,6 +548,7 @@ int main(void)
 		cmocka_unit_test(with_lazy_refcounts_the_first_flush_costs_no_barrier_more),
 		cmocka_unit_test(many_new_refcount_blocks_become_durable_together),
 		cmocka_unit_test(many_refcount_blocks_go_together),
+		cmocka_unit_test(tables_that_a_smaller_disk_loses_are_not_written),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
