@@ -12,8 +12,12 @@
 #define CHUNK_NEAR (1u << 16) /* 256 KiB at most */
 
 struct chunk {
-	uint64_t key;	/* cluster_idx / CHUNK_CLUSTERS */
-	uint64_t where; /* the form; above its bits the unit in its pool, or the code of all */
+	uint64_t key : 56; /* cluster_idx / CHUNK_CLUSTERS */
+	uint64_t form : 8; /* enum chunk_form */
+	union {
+		uint8_t *unit; /* the chunk's own in its pool */
+		uint8_t code;  /* of all, if it is even */
+	};
 };
 
 /* Numbers of chunks, from 1; 0: none. The chunks themselves, v, are the caller's. */
@@ -35,9 +39,9 @@ uint32_t chunk_index_find_far(const struct chunk_index *x, const struct chunk *v
 static inline uint32_t chunk_index_find(const struct chunk_index *x, const struct chunk *v,
 					uint64_t key)
 {
-	if (key >= CHUNK_NEAR)
-		return chunk_index_find_far(x, v, key);
-	return key < x->nnear ? x->near[key] : 0;
+	if (key < x->nnear)
+		return x->near[key];
+	return key < CHUNK_NEAR ? 0 : chunk_index_find_far(x, v, key);
 }
 
 /* Room for one more key. Negative: no memory, nothing happened. */

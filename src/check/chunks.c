@@ -17,7 +17,6 @@
 #include "format/refbits.h"
 
 #define PIECE_UNITS 64u
-#define FORM_BITS 3
 #define FEW 8u /* entries of two bytes: place 9 bits, claims 2, count 5 */
 #define FEW_OVERFLOW 31u
 #define FOUR_COUNT_MAX 13u
@@ -35,22 +34,6 @@ static const uint32_t form_order[] = {[CHUNK_TWO] = 1, [CHUNK_FOUR] = 2, [CHUNK_
 
 /* ---- units --------------------------------------------------------------------------------- */
 
-static enum chunk_form form_of(const struct chunk *chunk)
-{
-	return (enum chunk_form)(chunk->where & ((1u << FORM_BITS) - 1));
-}
-
-static uint8_t *unit_at(const struct chunks *c, enum chunk_form form, uint64_t idx)
-{
-	return c->pools[form].pieces[idx / PIECE_UNITS] + idx % PIECE_UNITS * unit_len[form];
-}
-
-/* The bytes of a chunk that isn't even. */
-static uint8_t *bytes_of(const struct chunks *c, const struct chunk *chunk)
-{
-	return unit_at(c, form_of(chunk), chunk->where >> FORM_BITS);
-}
-
 static int add_piece(struct chunks_pool *p, enum chunk_form form)
 {
 	uint64_t npieces = p->nunits / PIECE_UNITS;
@@ -66,30 +49,29 @@ static int add_piece(struct chunks_pool *p, enum chunk_form form)
 	return pieces[npieces] ? 0 : -ENOMEM;
 }
 
-/* Of zeros. */
-static int new_unit(struct chunks *c, enum chunk_form form, uint64_t *idx)
+/* Of zeros; NULL: no memory. */
+static uint8_t *new_unit(struct chunks *c, enum chunk_form form)
 {
 	struct chunks_pool *p = &c->pools[form];
-	uint8_t *bytes;
+	uint8_t *unit = p->unused;
 
-	if (p->unused) {
-		*idx = p->unused - 1;
-		bytes = unit_at(c, form, *idx);
-		p->unused = load_be64(bytes);
+	if (unit) {
+		memcpy(&p->unused, unit, sizeof(p->unused));
 	} else {
 		if (p->nunits % PIECE_UNITS == 0 && add_piece(p, form) < 0)
-			return -ENOMEM;
-		*idx = p->nunits++;
-		bytes = unit_at(c, form, *idx);
+			return NULL;
+		unit = p->pieces[p->nunits / PIECE_UNITS] +
+		       p->nunits % PIECE_UNITS * unit_len[form];
+		p->nunits++;
 	}
-	memset(bytes, 0, unit_len[form]);
-	return 0;
+	memset(unit, 0, unit_len[form]);
+	return unit;
 }
 
-static void drop_unit(struct chunks *c, enum chunk_form form, uint64_t idx)
+static void drop_unit(struct chunks *c, enum chunk_form form, uint8_t *unit)
 {
-	store_be64(unit_at(c, form, idx), c->pools[form].unused);
-	c->pools[form].unused = idx + 1;
+	memcpy(unit, &c->pools[form].unused, sizeof(unit));
+	c->pools[form].unused = unit;
 }
 
 void chunks_release(struct chunks *c)
@@ -127,13 +109,42 @@ static bool encode(enum chunk_form form, struct counts_state s, uint8_t *code)
 	}
 }
 
+/* Of codes of two and four bits, and of even chunks. */
+static const struct counts_state narrow_states[16] = {
+	{0, 0}, /* nothing */
+	{1, 0},
+	{1, COUNTS_ALONE},
+	{1, COUNTS_SHARED},
+	{2, COUNTS_SHARED},
+	{3, COUNTS_SHARED},
+	{4, COUNTS_SHARED},
+	{5, COUNTS_SHARED},
+	{6, COUNTS_SHARED},
+	{7, COUNTS_SHARED},
+	{8, COUNTS_SHARED},
+	{9, COUNTS_SHARED},
+	{10, COUNTS_SHARED},
+	{11, COUNTS_SHARED},
+	{12, COUNTS_SHARED},
+	{FOUR_COUNT_MAX, COUNTS_SHARED},
+};
+
 static struct counts_state decode(enum chunk_form form, uint8_t code)
 {
 	if (form == CHUNK_EIGHT)
 		return (struct counts_state){code & EIGHT_OVERFLOW, code >> 6};
-	if (code < 4)
-		return (struct counts_state){code > 0, code > 0 ? code - 1u : 0};
-	return (struct counts_state){code - 2u, COUNTS_SHARED};
+	return narrow_states[code];
+}
+
+/* Of a chunk of two, four or eight bits. */
+static uint8_t get_code(const struct chunk *chunk, unsigned pos)
+{
+	return (uint8_t)format_refcount_get(chunk->unit, form_order[chunk->form], pos);
+}
+
+static void set_code(const struct chunk *chunk, unsigned pos, uint8_t code)
+{
+	format_refcount_set(chunk->unit, form_order[chunk->form], pos, code);
 }
 
 /* The entry of that place, or NULL. */
@@ -151,24 +162,21 @@ static uint8_t *find_few(uint8_t *bytes, unsigned pos)
 struct counts_state chunks_state(const struct chunks *c, const struct chunk *chunk, unsigned pos)
 {
 	struct counts_state s = {0};
-	enum chunk_form form;
 	bool over;
 
 	if (!chunk)
 		return s;
-	form = form_of(chunk);
-	if (form == CHUNK_EVEN)
-		return decode(form, (uint8_t)(chunk->where >> FORM_BITS));
-	if (form == CHUNK_FEW) {
-		const uint8_t *p = find_few(bytes_of(c, chunk), pos);
+	if (chunk->form == CHUNK_EVEN)
+		return decode(CHUNK_EVEN, chunk->code);
+	if (chunk->form == CHUNK_FEW) {
+		const uint8_t *p = find_few(chunk->unit, pos);
 		uint16_t e = p ? load_be16(p) : 0;
 
 		s = (struct counts_state){e & FEW_OVERFLOW, e >> 5 & 3};
 		over = s.count == FEW_OVERFLOW;
 	} else {
-		s = decode(form,
-			   (uint8_t)format_refcount_get(bytes_of(c, chunk), form_order[form], pos));
-		over = form == CHUNK_EIGHT && s.count == EIGHT_OVERFLOW;
+		s = decode(chunk->form, get_code(chunk, pos));
+		over = chunk->form == CHUNK_EIGHT && s.count == EIGHT_OVERFLOW;
 	}
 	if (over)
 		s.count = longs_get(&c->overflow, chunk->key * CHUNK_CLUSTERS + pos);
@@ -193,7 +201,7 @@ static bool put_few(uint8_t *bytes, unsigned pos, struct counts_state s)
 /* 1: done; 0: the form can't hold it; negative: no memory. */
 static int put(struct chunks *c, struct chunk *chunk, unsigned pos, struct counts_state s)
 {
-	enum chunk_form form = form_of(chunk);
+	enum chunk_form form = chunk->form;
 	uint64_t over = form == CHUNK_FEW ? FEW_OVERFLOW : EIGHT_OVERFLOW;
 	uint8_t code;
 
@@ -201,12 +209,12 @@ static int put(struct chunks *c, struct chunk *chunk, unsigned pos, struct count
 	    longs_set(&c->overflow, chunk->key * CHUNK_CLUSTERS + pos, s.count) < 0)
 		return -ENOMEM;
 	if (form == CHUNK_FEW)
-		return put_few(bytes_of(c, chunk), pos, s);
+		return put_few(chunk->unit, pos, s);
 	if (!encode(form, s, &code) && form != CHUNK_EIGHT)
 		return 0;
 	if (form == CHUNK_EVEN)
-		return code == chunk->where >> FORM_BITS;
-	format_refcount_set(bytes_of(c, chunk), form_order[form], pos, code);
+		return code == chunk->code;
+	set_code(chunk, pos, code);
 	return 1;
 }
 
@@ -229,7 +237,7 @@ static void spread(const uint8_t *two, uint8_t *four)
 static bool copy_few(const struct chunks *c, const struct chunk *from, enum chunk_form form,
 		     uint8_t *to)
 {
-	const uint8_t *few = bytes_of(c, from);
+	const uint8_t *few = from->unit;
 	uint8_t code;
 
 	for (unsigned i = 0; i < FEW; i++, few += 2) {
@@ -250,17 +258,17 @@ static bool copy_states(struct chunks *c, const struct chunk *from, enum chunk_f
 {
 	uint8_t code;
 
-	if (form_of(from) == CHUNK_TWO && form == CHUNK_FOUR) {
-		spread(bytes_of(c, from), to);
+	if (from->form == CHUNK_TWO && form == CHUNK_FOUR) {
+		spread(from->unit, to);
 		return true;
 	}
-	if (form_of(from) == CHUNK_EVEN) {
+	if (from->form == CHUNK_EVEN) {
 		if (!encode(form, chunks_state(c, from, 0), &code))
 			return false;
 		format_refcount_fill(to, form_order[form], 0, CHUNK_CLUSTERS, code);
 		return true;
 	}
-	if (form_of(from) == CHUNK_FEW)
+	if (from->form == CHUNK_FEW)
 		return copy_few(c, from, form, to);
 	for (unsigned pos = 0; pos < CHUNK_CLUSTERS; pos++) {
 		struct counts_state s = chunks_state(c, from, pos);
@@ -277,20 +285,22 @@ static bool copy_states(struct chunks *c, const struct chunk *from, enum chunk_f
 /* The next form that what is in it fits in. */
 static int widen(struct chunks *c, struct chunk *chunk)
 {
-	enum chunk_form old = form_of(chunk), form = old == CHUNK_EVEN ? CHUNK_TWO : old + 1;
-	uint64_t idx;
+	enum chunk_form old = chunk->form, form = old == CHUNK_EVEN ? CHUNK_TWO : old + 1;
+	uint8_t *unit;
 
 	for (; form <= CHUNK_EIGHT; form++) {
-		if (new_unit(c, form, &idx) < 0)
+		unit = new_unit(c, form);
+		if (!unit)
 			return -ENOMEM;
-		if (copy_states(c, chunk, form, unit_at(c, form, idx)))
+		if (copy_states(c, chunk, form, unit))
 			break;
-		drop_unit(c, form, idx);
+		drop_unit(c, form, unit);
 	}
 	assert(form <= CHUNK_EIGHT);
 	if (old != CHUNK_EVEN)
-		drop_unit(c, old, chunk->where >> FORM_BITS);
-	chunk->where = idx << FORM_BITS | form;
+		drop_unit(c, old, chunk->unit);
+	chunk->form = form;
+	chunk->unit = unit;
 	return 0;
 }
 
@@ -326,19 +336,24 @@ static int make_room(struct chunks *c, uint64_t key)
 /* Makes the chunk with that key the last one. form: of a new one, that is yet empty. */
 static int want_chunk(struct chunks *c, uint64_t key, enum chunk_form form)
 {
-	uint64_t idx = 0;
+	uint8_t *unit = NULL;
 	struct chunk *v;
 
 	if (c->last && c->last->key == key)
 		return 0;
 	v = find_chunk(c, key);
 	if (!v) {
-		if (make_room(c, key) < 0 || (form != CHUNK_EVEN && new_unit(c, form, &idx) < 0))
+		if (make_room(c, key) < 0)
 			return -ENOMEM;
+		if (form != CHUNK_EVEN) {
+			unit = new_unit(c, form);
+			if (!unit)
+				return -ENOMEM;
+		}
 		c->disordered |= c->n > 0 && c->v[c->n - 1].key > key;
 		c->key_max = max_u64(c->key_max, key);
 		v = &c->v[c->n++];
-		*v = (struct chunk){key, idx << FORM_BITS | form};
+		*v = (struct chunk){.key = key, .form = form, .unit = unit};
 		chunk_index_add(&c->index, c->v, c->n);
 	}
 	c->last = v;
@@ -371,51 +386,25 @@ static void add_to(struct counts_state *s, uint64_t n, unsigned claim)
 static bool add_evenly(struct chunks *c, struct chunk *chunk, unsigned pos, unsigned len,
 		       uint64_t n, unsigned claim)
 {
-	enum chunk_form form = form_of(chunk);
+	enum chunk_form form = chunk->form;
 	struct counts_state s;
-	uint8_t *bytes = NULL, code;
+	uint8_t code;
 
 	if (form == CHUNK_FEW || (form == CHUNK_EVEN && len < CHUNK_CLUSTERS))
 		return false;
 	s = chunks_state(c, chunk, pos);
 	if (form != CHUNK_EVEN) {
-		bytes = bytes_of(c, chunk);
-		code = (uint8_t)format_refcount_get(bytes, form_order[form], pos);
-		if (!format_refcount_all(bytes, form_order[form], pos, len, code))
+		code = get_code(chunk, pos);
+		if (!format_refcount_all(chunk->unit, form_order[form], pos, len, code))
 			return false;
 	}
 	add_to(&s, n, claim);
 	if (!encode(form, s, &code))
 		return false;
 	if (form == CHUNK_EVEN)
-		chunk->where = (uint64_t)code << FORM_BITS | form;
+		chunk->code = code;
 	else
-		format_refcount_fill(bytes, form_order[form], pos, len, code);
-	return true;
-}
-
-/* References to one cluster, in the form that the chunk has: most of a fragmented image is that. */
-static bool add_in_place(const struct chunks *c, const struct chunk *chunk, unsigned pos,
-			 uint64_t n, unsigned claim)
-{
-	enum chunk_form form = form_of(chunk);
-	uint32_t order, mask, shift;
-	struct counts_state s;
-	uint8_t *p, code;
-
-	if (form == CHUNK_FEW || form == CHUNK_EVEN)
-		return false;
-	order = form_order[form];
-	mask = (1u << (1u << order)) - 1;
-	shift = (pos & ((8u >> order) - 1)) << order;
-	p = bytes_of(c, chunk) + (pos >> (3 - order));
-	s = decode(form, (uint8_t)(*p >> shift & mask));
-	if (form == CHUNK_EIGHT && s.count == EIGHT_OVERFLOW)
-		return false;
-	add_to(&s, n, claim);
-	if (!encode(form, s, &code))
-		return false;
-	*p = (uint8_t)((*p & ~(mask << shift)) | (uint32_t)code << shift);
+		format_refcount_fill(chunk->unit, form_order[form], pos, len, code);
 	return true;
 }
 
@@ -427,9 +416,7 @@ static int add_in_chunk(struct chunks *c, uint64_t key, unsigned pos, unsigned l
 						     : CHUNK_FEW;
 	int ret = want_chunk(c, key, form);
 
-	if (ret == 0 && len == 1 && add_in_place(c, c->last, pos, n, claim))
-		return 0;
-	if (ret == 0 && len > FEW && form_of(c->last) == CHUNK_FEW)
+	if (ret == 0 && len > FEW && c->last->form == CHUNK_FEW)
 		ret = widen(c, c->last);
 	if (ret < 0 || (len > 1 && add_evenly(c, c->last, pos, len, n, claim)))
 		return ret;
@@ -457,6 +444,30 @@ int chunks_add(struct chunks *c, uint64_t first, uint64_t nclusters, uint64_t n,
 	return ret;
 }
 
+static uint8_t step(enum chunk_form form, uint8_t code, uint64_t n, unsigned claim)
+{
+	struct counts_state s = decode(form, code);
+	uint8_t next;
+
+	add_to(&s, n, claim);
+	return encode(form, s, &next) ? next : CHUNKS_NO_STEP;
+}
+
+struct chunks_adder chunks_adder(struct chunks *c, uint64_t n)
+{
+	struct chunks_steps *steps = &c->steps;
+
+	assert(n > 0);
+	for (unsigned claim = 0; n != steps->n && claim < ARRAY_LEN(steps->two); claim++) {
+		for (uint8_t code = 0; code < ARRAY_LEN(steps->two[claim]); code++)
+			steps->two[claim][code] = step(CHUNK_TWO, code, n, claim);
+		for (uint8_t code = 0; code < ARRAY_LEN(steps->four[claim]); code++)
+			steps->four[claim][code] = step(CHUNK_FOUR, code, n, claim);
+	}
+	steps->n = n;
+	return (struct chunks_adder){c->v, c->index.near, c->index.nnear, steps};
+}
+
 int chunks_sub(struct chunks *c, uint64_t cluster_idx, uint64_t n)
 {
 	unsigned pos = cluster_idx % CHUNK_CLUSTERS;
@@ -475,22 +486,16 @@ int chunks_sub(struct chunks *c, uint64_t cluster_idx, uint64_t n)
 bool chunks_same(const struct chunks *c, const struct chunk *chunk, unsigned pos, unsigned n,
 		 struct counts_state *same)
 {
-	enum chunk_form form;
-	const uint8_t *bytes;
-	uint64_t code;
-
 	*same = (struct counts_state){0};
 	if (!chunk)
 		return true;
-	form = form_of(chunk);
 	*same = chunks_state(c, chunk, pos);
-	if (form == CHUNK_EVEN)
+	if (chunk->form == CHUNK_EVEN)
 		return true;
-	if (form == CHUNK_FEW || same->count >= EIGHT_OVERFLOW)
+	if (chunk->form == CHUNK_FEW || same->count >= EIGHT_OVERFLOW)
 		return false;
-	bytes = bytes_of(c, chunk);
-	code = format_refcount_get(bytes, form_order[form], pos);
-	return format_refcount_all(bytes, form_order[form], pos, n, code);
+	return format_refcount_all(chunk->unit, form_order[chunk->form], pos, n,
+				   get_code(chunk, pos));
 }
 
 void chunks_states(const struct chunks *c, const struct chunk *chunk, unsigned pos, unsigned n,
@@ -498,10 +503,10 @@ void chunks_states(const struct chunks *c, const struct chunk *chunk, unsigned p
 {
 	const uint8_t *few;
 
-	if (!chunk || form_of(chunk) == CHUNK_FEW)
+	if (!chunk || chunk->form == CHUNK_FEW)
 		memset(states, 0, n * sizeof(*states));
-	if (chunk && form_of(chunk) == CHUNK_FEW) {
-		few = bytes_of(c, chunk);
+	if (chunk && chunk->form == CHUNK_FEW) {
+		few = chunk->unit;
 		for (unsigned i = 0; i < FEW; i++) {
 			unsigned at = load_be16(few + (size_t)i * 2) >> 7;
 
@@ -529,14 +534,14 @@ static unsigned gap_among_few(const uint8_t *few, unsigned pos, unsigned end)
 unsigned chunks_stretch(const struct chunks *c, const struct chunk *chunk, unsigned pos,
 			unsigned end, uint64_t *count)
 {
-	enum chunk_form form = form_of(chunk);
+	enum chunk_form form = chunk->form;
 	unsigned n = 1;
 
 	*count = chunks_state(c, chunk, pos).count;
 	if (form == CHUNK_EVEN)
 		return end - pos;
 	if (form == CHUNK_FEW)
-		return *count > 0 ? 1 : gap_among_few(bytes_of(c, chunk), pos, end);
+		return *count > 0 ? 1 : gap_among_few(chunk->unit, pos, end);
 	while (pos + n < end && chunks_state(c, chunk, pos + n).count == *count)
 		n++;
 	return n;

@@ -43,7 +43,14 @@ enum chunk_form { CHUNK_FEW, CHUNK_TWO, CHUNK_FOUR, CHUNK_EIGHT, CHUNK_EVEN };
 struct chunks_pool {
 	uint8_t **pieces;
 	uint64_t nunits;
-	uint64_t unused; /* the first of those that were given back, from 1 */
+	uint8_t *unused; /* the first of those that were given back; the next is in it */
+};
+
+/* What each code of a form becomes by n more references, with each set of claims. */
+#define CHUNKS_NO_STEP UINT8_MAX /* the form has no code for that */
+struct chunks_steps {
+	uint64_t n;
+	uint8_t two[4][4], four[4][16];
 };
 
 struct chunks {
@@ -55,6 +62,7 @@ struct chunks {
 	bool disordered; /* v isn't in the order of the keys */
 	struct chunks_pool pools[CHUNK_EVEN];
 	struct longs overflow; /* cluster_idx to counts that the form can't hold */
+	struct chunks_steps steps;
 };
 
 void chunks_release(struct chunks *c);
@@ -62,6 +70,53 @@ void chunks_release(struct chunks *c);
 int chunks_add(struct chunks *c, uint64_t first, uint64_t nclusters, uint64_t n, unsigned claim);
 /* n of the references that were added before are gone. Negative: no memory, nothing happened. */
 int chunks_sub(struct chunks *c, uint64_t cluster_idx, uint64_t n);
+
+/*
+ * For adding n references to one cluster after the other in any order, as a fragmented image has
+ * them. Holds until references are added in another way.
+ */
+struct chunks_adder {
+	const struct chunk *v;
+	const uint32_t *near;
+	uint64_t nnear;
+	const struct chunks_steps *steps;
+};
+
+/* n isn't 0. */
+struct chunks_adder chunks_adder(struct chunks *c, uint64_t n);
+
+/* Private: in a unit of entries of (1 << order) bits. */
+static inline bool chunks_step(uint8_t *unit, unsigned pos, unsigned order, const uint8_t *next)
+{
+	uint8_t *p = unit + (pos << order >> 3);
+	unsigned shift = pos << order & 7, mask = (1u << (1u << order)) - 1;
+	unsigned code = *p >> shift & mask;
+
+	if (next[code] == CHUNKS_NO_STEP)
+		return false;
+	*p ^= (uint8_t)((code ^ next[code]) << shift);
+	return true;
+}
+
+/* false: nothing happened, chunks_add has to do it. */
+static inline bool chunks_adder_add(const struct chunks_adder *a, uint64_t cluster_idx,
+				    unsigned claim)
+{
+	uint64_t key = cluster_idx / CHUNK_CLUSTERS;
+	unsigned pos = cluster_idx % CHUNK_CLUSTERS;
+	size_t at = key < a->nnear ? a->near[key] : 0;
+
+	if (at == 0)
+		return false;
+	switch (a->v[at - 1].form) {
+	case CHUNK_TWO:
+		return chunks_step(a->v[at - 1].unit, pos, 1, a->steps->two[claim]);
+	case CHUNK_FOUR:
+		return chunks_step(a->v[at - 1].unit, pos, 2, a->steps->four[claim]);
+	default:
+		return false;
+	}
+}
 
 /* What follows may be called by several threads at once, chunks_sort excepted. */
 

@@ -24,14 +24,16 @@
 /* What a row is: in its two lowest bits. */
 enum row_kind {
 	ROW_ODD,    /* one entry that wants a closer look; its index in the table */
-	ROW_COPIED, /* data or preallocated clusters side by side, with COPIED */
-	ROW_BARE,   /* without */
 	ROW_PACKED, /* the clusters that compressed data touch */
+	ROW_BARE,   /* data or preallocated clusters side by side, without COPIED */
+	ROW_COPIED, /* with it */
 };
 
 #define ROW_LEN_BITS 15 /* of the number of clusters, above the kind; above that the first one */
+#define ROW_FIRST_SHIFT (2 + ROW_LEN_BITS)
+_Static_assert((ROW_BARE | 1) == ROW_COPIED, "they differ in their lowest bit");
 _Static_assert(PIECE_ENTRIES < 1u << ROW_LEN_BITS, "a row has as many clusters as a piece");
-_Static_assert(2 + ROW_LEN_BITS + 56 - LAYOUT_CLUSTER_BITS_MIN <= 64, "any cluster has a number");
+_Static_assert(ROW_FIRST_SHIFT + 56 - LAYOUT_CLUSTER_BITS_MIN <= 64, "any cluster has a number");
 
 /* A piece of one large table, or of several small ones. */
 struct piece {
@@ -47,6 +49,7 @@ struct l2_view {
 	const struct run_l2 *table;
 	uint64_t raw, entry_off, guest_off;
 	uint64_t next_host_off; /* where the next cluster wouldn't be a fragment; 0: anywhere */
+	unsigned claims[4];	/* of rows, by their kind */
 };
 
 struct scan {
@@ -151,23 +154,27 @@ static int scan_uncompressed(struct check_run *run, const struct l2_view *v,
 	return scan_host_cluster(run, v, e, err);
 }
 
-static void count_statistics(struct check_run *run, struct l2_view *v,
-			     const struct format_l2_entry *e)
+/* n clusters of the active disk with data, or preallocated. */
+static void note_data(struct check_run *run, struct l2_view *v, uint64_t host_off, uint64_t n)
 {
 	struct check_result *res = run->result;
 	uint64_t times = v->table->active_refs;
 
-	if (!e->has_host_off || times == 0)
-		return;
+	res->allocated_clusters += n * times;
+	if (v->next_host_off != 0 && host_off != v->next_host_off)
+		res->fragmented_clusters += times;
+	v->next_host_off = host_off + n * run->g.cluster_size;
+}
+
+/* A compressed one. */
+static void note_compressed(struct check_run *run, const struct l2_view *v)
+{
+	struct check_result *res = run->result;
+	uint64_t times = v->table->active_refs;
+
 	res->allocated_clusters += times;
-	if (e->kind == FORMAT_CLUSTER_COMPRESSED) {
-		res->compressed_clusters += times;
-		res->fragmented_clusters += times;
-		return;
-	}
-	if (v->next_host_off != 0 && e->host_off != v->next_host_off)
-		res->fragmented_clusters += times;
-	v->next_host_off = e->host_off + run->g.cluster_size;
+	res->compressed_clusters += times;
+	res->fragmented_clusters += times;
 }
 
 static int scan_l2_entry(struct check_run *run, struct l2_view *v, uint64_t bitmap,
@@ -175,7 +182,10 @@ static int scan_l2_entry(struct check_run *run, struct l2_view *v, uint64_t bitm
 {
 	struct format_l2_entry e = format_l2_decode(&run->g, v->raw, bitmap);
 
-	count_statistics(run, v, &e);
+	if (v->table->active_refs > 0 && e.kind == FORMAT_CLUSTER_COMPRESSED)
+		note_compressed(run, v);
+	else if (v->table->active_refs > 0 && e.has_host_off)
+		note_data(run, v, e.host_off, 1);
 	if (e.kind == FORMAT_CLUSTER_COMPRESSED)
 		return scan_compressed(run, v, &e, err);
 	return scan_uncompressed(run, v, &e, err);
@@ -185,7 +195,13 @@ static int scan_l2_entry(struct check_run *run, struct l2_view *v, uint64_t bitm
 
 static uint64_t row_of(enum row_kind kind, uint64_t first, uint64_t n)
 {
-	return first << (2 + ROW_LEN_BITS) | n << 2 | kind;
+	return first << ROW_FIRST_SHIFT | n << 2 | kind;
+}
+
+/* Of one cluster with data? */
+static bool is_single(uint64_t row)
+{
+	return (row & ((1u << ROW_FIRST_SHIFT) - 1) & ~1u) == (1u << 2 | ROW_BARE);
 }
 
 /* An entry that isn't one of a row. false: there is nothing in it. */
@@ -284,24 +300,43 @@ static int make_piece(void *opaque, uint64_t unit, void *slot, struct qcow2_erro
 
 static int take_row(struct check_run *run, struct l2_view *v, uint64_t row, struct qcow2_error *err)
 {
-	struct check_result *res = run->result;
-	uint64_t first = row >> (2 + ROW_LEN_BITS), n = row >> 2 & ((1u << ROW_LEN_BITS) - 1);
-	uint64_t times = v->table->active_refs, off = first << run->g.cluster_bits;
-	unsigned claim = 0;
+	uint64_t first = row >> ROW_FIRST_SHIFT, n = row >> 2 & ((1u << ROW_LEN_BITS) - 1);
+	uint64_t host_off = first << run->g.cluster_bits;
 
-	if (times > 0 && (row & 3) == ROW_PACKED) {
+	if (v->table->active_refs > 0 && (row & 3) == ROW_PACKED) {
 		check_usage_packed(run, first, n);
-		res->allocated_clusters += times;
-		res->compressed_clusters += times;
-		res->fragmented_clusters += times;
-	} else if (times > 0) {
-		res->allocated_clusters += n * times;
-		if (v->next_host_off != 0 && off != v->next_host_off)
-			res->fragmented_clusters += times;
-		v->next_host_off = off + n * run->g.cluster_size;
-		claim = check_claim(true, (row & 3) == ROW_COPIED);
+		note_compressed(run, v);
+	} else if (v->table->active_refs > 0) {
+		note_data(run, v, host_off, n);
 	}
-	return check_count_row(run, off, n, v->table->refs, claim, err);
+	return check_count_row(run, host_off, n, v->table->refs, v->claims[row & 3], err);
+}
+
+/* Rows from *at on, as many of them as are data of one cluster: all, where there is no order. */
+static int take_singles(struct check_run *run, struct l2_view *v, const uint64_t **at,
+			const uint64_t *end, struct qcow2_error *err)
+{
+	struct chunks_adder adder = chunks_adder(&run->counts.chunks, v->table->refs);
+	const unsigned claims[] = {v->claims[ROW_BARE], v->claims[ROW_COPIED]}; /* by COPIED */
+	const bool active = v->table->active_refs > 0;
+	const uint64_t *row = *at;
+	int ret = 0;
+
+	for (; row < end && is_single(*row); row++) {
+		uint64_t idx = *row >> ROW_FIRST_SHIFT;
+
+		if (active)
+			note_data(run, v, idx << run->g.cluster_bits, 1);
+		if (chunks_adder_add(&adder, idx, claims[*row & 1]))
+			continue;
+		ret = check_count_row(run, idx << run->g.cluster_bits, 1, v->table->refs,
+				      claims[*row & 1], err);
+		if (ret != 0)
+			break;
+		adder = chunks_adder(&run->counts.chunks, v->table->refs);
+	}
+	*at = row;
+	return ret;
 }
 
 /* Entry idx of the table; p is where it stands. */
@@ -320,6 +355,16 @@ static int take_odd(struct check_run *run, struct l2_view *v, const uint8_t *p, 
 	return scan_l2_entry(run, v, bitmap, err);
 }
 
+static struct l2_view view_of(const struct run_l2 *table)
+{
+	bool active = table->active_refs > 0;
+	struct l2_view v = {.table = table};
+
+	v.claims[ROW_BARE] = check_claim(active, false);
+	v.claims[ROW_COPIED] = check_claim(active, true);
+	return v;
+}
+
 static int take_piece(void *opaque, uint64_t unit, void *slot, struct qcow2_error *err)
 {
 	struct scan *s = opaque;
@@ -335,14 +380,17 @@ static int take_piece(void *opaque, uint64_t unit, void *slot, struct qcow2_erro
 		const uint64_t *end = row + p->nrows[i];
 
 		if (part_off == 0)
-			s->view = (struct l2_view){.table = &run->l2[first + i]};
-		for (; ret == 0 && row < end; row++) {
-			uint64_t idx = *row >> (2 + ROW_LEN_BITS);
+			s->view = view_of(&run->l2[first + i]);
+		while (ret == 0 && row < end) {
+			uint64_t idx = *row >> ROW_FIRST_SHIFT;
 
-			ret = (*row & 3) == ROW_ODD
-				      ? take_odd(run, &s->view, bytes + idx * run->g.l2_entry_len,
-						 idx, err)
-				      : take_row(run, &s->view, *row, err);
+			if (is_single(*row))
+				ret = take_singles(run, &s->view, &row, end, err);
+			else if ((*row++ & 3) == ROW_ODD)
+				ret = take_odd(run, &s->view, bytes + idx * run->g.l2_entry_len,
+					       idx, err);
+			else
+				ret = take_row(run, &s->view, row[-1], err);
 		}
 	}
 	return ret == 0 ? check_tick(run, first + n) : ret;

@@ -141,6 +141,52 @@ static void claims_are_kept_beside_counts(void **state)
 	counts_release(&c);
 }
 
+static void expect_alike(const struct counts *a, const struct counts *b, uint64_t end)
+{
+	for (uint64_t i = 0; i < end; i += COUNTS_CHUNK) {
+		struct counts_state x[COUNTS_CHUNK] = {0}, y[COUNTS_CHUNK] = {0};
+
+		assert_int_equal(counts_states(a, i, x), counts_states(b, i, y));
+		for (unsigned k = 0; k < COUNTS_CHUNK; k++) {
+			assert_int_equal(x[k].count, y[k].count);
+			assert_int_equal(x[k].claims, y[k].claims);
+		}
+	}
+}
+
+/* As long as claims are heeded, and until counts are too many for it. */
+static void an_adder_adds_what_adding_adds(void **state)
+{
+	enum { N = 4000 };
+	static const uint64_t numbers[] = {1, 1, 1, 2, 1, 5, 1, 20, 1};
+	struct counts quick = {0}, plain = {0};
+	uint64_t nquick = 0;
+	uint32_t seed = 4711;
+
+	(void)state;
+	for (unsigned round = 0; round < sizeof(numbers) / sizeof(numbers[0]); round++) {
+		uint64_t n = numbers[round];
+		struct chunks_adder adder = chunks_adder(&quick.chunks, n);
+
+		for (unsigned i = 0; i < N / 2; i++) {
+			uint64_t idx = (seed = seed * 1103515245 + 12345) / 65536 % N;
+			unsigned claim = i % (1 + idx / CHUNK_CLUSTERS % 3); /* up to SHARED */
+
+			assert_int_equal(counts_add_row(&plain, idx, 1, n, claim), 0);
+			if (chunks_adder_add(&adder, idx, claim)) {
+				nquick++;
+				continue;
+			}
+			assert_int_equal(counts_add_row(&quick, idx, 1, n, claim), 0);
+			adder = chunks_adder(&quick.chunks, n);
+		}
+		expect_alike(&quick, &plain, N);
+	}
+	assert_true(nquick > N);
+	counts_release(&quick);
+	counts_release(&plain);
+}
+
 /* The bytes asked for and not given back, by what the forms say of themselves. */
 static uint64_t bytes_of(const struct counts *c)
 {
@@ -335,6 +381,7 @@ int main(void)
 		cmocka_unit_test(rows_are_known_to_be_the_same),
 		cmocka_unit_test(a_chunk_of_every_form_keeps_what_it_has),
 		cmocka_unit_test(claims_are_kept_beside_counts),
+		cmocka_unit_test(an_adder_adds_what_adding_adds),
 		cmocka_unit_test(memory_is_bits_a_cluster_and_bytes_a_wild_reference),
 		cmocka_unit_test(every_question_gets_the_same_answer),
 		cmocka_unit_test(numbers_that_are_made_to_collide_take_no_longer),
