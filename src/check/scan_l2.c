@@ -20,6 +20,7 @@
 #define PIECE (128u << 10) /* a multiple of every L2 entry; of clusters, or they of it */
 #define PIECE_ENTRIES (PIECE / LAYOUT_L2_ENTRY_LEN)
 #define PIECE_TABLES (PIECE >> LAYOUT_CLUSTER_BITS_MIN)
+#define AT_ONCE 32u /* entries in no order that are decoded together */
 
 /* What a row is: in its two lowest bits. */
 enum row_kind {
@@ -230,31 +231,85 @@ static bool digest_entry(const struct check_run *run, const uint8_t *p, uint64_t
 	return true;
 }
 
-/* The part of a table whose first entry has that index. Returns how many rows it makes. */
+/* Where the whole clusters of the file end. What is behind that is looked at one by one. */
+static uint64_t whole_end(const struct check_run *run)
+{
+	return align_down(min_u64(run->file_size, LAYOUT_HOST_OFF_MAX + 1), run->g.cluster_size);
+}
+
+/* Clusters side by side, from the first of n entries on. Returns how many entries they are. */
+static uint32_t digest_straight(const struct check_run *run, const uint8_t *p, uint32_t n,
+				uint64_t *row)
+{
+	const struct format_geometry *g = &run->g;
+	uint64_t end = whole_end(run);
+	struct format_straight s;
+
+	n = g->data_file ? 0 : format_l2_straight(g, p, n, &s);
+	if (n == 0 || s.host_off >= end)
+		return 0;
+	n = (uint32_t)min_u64(n, (end - s.host_off) >> g->cluster_bits);
+	*row = row_of(s.copied ? ROW_COPIED : ROW_BARE, s.host_off >> g->cluster_bits, n);
+	return n;
+}
+
+/*
+ * Entries in no order, n of them: as many rows as there are clusters. false: there are others than
+ * of plain data or nothing. No branch is taken in the loop, for no processor would foresee it.
+ */
+static bool digest_scattered(const struct check_run *run, const uint8_t *p, uint32_t n,
+			     uint64_t *rows, uint64_t *nrows)
+{
+	const struct format_geometry *g = &run->g;
+	const uint32_t cluster_bits = g->cluster_bits;
+	const uint64_t last = whole_end(run) - g->cluster_size;
+	uint64_t all = 0, behind = 0, made = 0;
+
+	if (g->data_file || g->extended_l2)
+		return false;
+	for (uint32_t i = 0; i < n; i++, p += LAYOUT_L2_ENTRY_LEN) {
+		uint64_t raw = load_be64(p), host_off = raw & ~LAYOUT_ENTRY_COPIED;
+
+		all |= host_off;
+		behind |= last - host_off; /* below zero if it is behind the last one */
+		rows[made] = row_of(ROW_BARE, host_off >> cluster_bits, 1) + (raw >> 63);
+		made += host_off != 0;
+	}
+	*nrows = made;
+	return is_aligned(all, g->cluster_size) && behind >> 63 == 0;
+}
+
+static uint64_t digest_each(const struct check_run *run, const uint8_t *p, uint32_t n,
+			    uint64_t first_idx, uint64_t *rows)
+{
+	uint64_t nrows = 0;
+
+	for (uint32_t i = 0; i < n; i++, p += run->g.l2_entry_len)
+		nrows += digest_entry(run, p, first_idx + i, &rows[nrows]);
+	return nrows;
+}
+
+/*
+ * The part of a table whose first entry has that index. Returns how many rows it makes. Where
+ * nothing goes on from an entry, as it is where clusters lie in no order, that isn't tried again
+ * for a while.
+ */
 static uint64_t digest(const struct check_run *run, const uint8_t *bytes, uint64_t len,
 		       uint64_t first_idx, uint64_t *rows)
 {
-	const struct format_geometry *g = &run->g;
-	uint32_t entries = (uint32_t)(len / g->l2_entry_len);
-	uint64_t nrows = 0, fit;
+	uint32_t entries = (uint32_t)(len / run->g.l2_entry_len);
+	uint64_t nrows = 0, made;
 
-	for (uint32_t i = 0, n; i < entries; i += n) {
-		const uint8_t *p = bytes + (size_t)i * g->l2_entry_len;
-		struct format_straight row;
+	for (uint32_t i = 0, n; i < entries; i += n, nrows += made) {
+		const uint8_t *p = bytes + (size_t)i * run->g.l2_entry_len;
 
-		n = g->data_file ? 0 : format_l2_straight(g, p, entries - i, &row);
-		/* whole clusters inside the file; what passes its end is looked at one by one */
-		fit = n == 0 || row.host_off >= run->file_size
-			      ? 0
-			      : (run->file_size - row.host_off) >> g->cluster_bits;
-		n = (uint32_t)min_u64(n, fit);
-		if (n > 0) {
-			rows[nrows++] = row_of(row.copied ? ROW_COPIED : ROW_BARE,
-					       row.host_off >> g->cluster_bits, n);
-		} else {
-			nrows += digest_entry(run, p, first_idx + i, &rows[nrows]);
-			n = 1;
-		}
+		made = 1;
+		n = digest_straight(run, p, entries - i, &rows[nrows]);
+		if (n > 1)
+			continue;
+		n = (uint32_t)min_u64(entries - i, AT_ONCE);
+		if (!digest_scattered(run, p, n, &rows[nrows], &made))
+			made = digest_each(run, p, n, first_idx + i, &rows[nrows]);
 	}
 	return nrows;
 }
