@@ -513,6 +513,13 @@ void chunks_states(const struct chunks *c, const struct chunk *chunk, unsigned p
 			if (load_be16(few + (size_t)i * 2) != 0 && at >= pos && at - pos < n)
 				states[at - pos] = chunks_state(c, chunk, at);
 		}
+	} else if (chunk && chunk->form == CHUNK_FOUR && pos % 2 == 0 && n % 2 == 0) {
+		for (unsigned i = 0; i < n; i += 2) {
+			uint8_t codes = chunk->unit[(pos + i) / 2];
+
+			states[i] = narrow_states[codes & 15];
+			states[i + 1] = narrow_states[codes >> 4];
+		}
 	} else if (chunk) {
 		for (unsigned i = 0; i < n; i++)
 			states[i] = chunks_state(c, chunk, pos + i);

@@ -117,7 +117,7 @@ static int compare_zeros(struct compare *c, uint64_t from, uint64_t end)
 /* Does anybody say of the cluster what isn't so? */
 static bool is_belied(unsigned claims, uint64_t stored)
 {
-	return (claims & COUNTS_ALONE && stored != 1) || (claims & COUNTS_SHARED && stored == 1);
+	return claims & (stored == 1 ? COUNTS_SHARED : COUNTS_ALONE);
 }
 
 /* Most of an image is as it should be, and the same over long stretches. Any thread. */
@@ -141,6 +141,44 @@ bool check_counts_fit(const struct check_run *run, uint64_t first, const uint8_t
 	struct tally unused = {0};
 
 	return is_right(run, first, block, idx, n, &unused);
+}
+
+/* The same of 64 clusters, each with a state of its own: so it is where there are snapshots. */
+static bool is_each_right(const struct check_run *run, uint64_t first, const uint8_t *block,
+			  uint64_t idx, struct tally *tally)
+{
+	struct counts_state group[COUNTS_CHUNK];
+	uint64_t stored[COUNTS_CHUNK], wrong = 0, used = 0, end = 0;
+
+	if (first + COUNTS_CHUNK > run->file_clusters || !counts_states(&run->counts, first, group))
+		return false;
+	format_refcount_load(block, run->g.refcount_order, idx, COUNTS_CHUNK, stored);
+	for (unsigned i = 0; i < COUNTS_CHUNK; i++) {
+		wrong |= (stored[i] ^ group[i].count) | is_belied(group[i].claims, stored[i]);
+		used += stored[i] != 0;
+		end = stored[i] != 0 ? i + 1 : end;
+	}
+	if (wrong != 0)
+		return false;
+	tally->used += used;
+	tally->end_idx = max_u64(tally->end_idx, end > 0 ? first + end : 0);
+	return true;
+}
+
+/* A stride of a block. */
+static bool is_stride_right(const struct check_run *run, uint64_t first, const uint8_t *block,
+			    uint64_t idx, uint64_t n, struct tally *tally)
+{
+	struct tally sum = *tally;
+
+	if (is_right(run, first, block, idx, n, tally))
+		return true;
+	for (uint64_t i = 0; i < n; i += COUNTS_CHUNK)
+		if (!is_right(run, first + i, block, idx + i, COUNTS_CHUNK, &sum) &&
+		    !is_each_right(run, first + i, block, idx + i, &sum))
+			return false;
+	*tally = sum;
+	return true;
 }
 
 static int compare_group(struct compare *c, uint64_t first, const uint8_t *block, uint64_t idx)
@@ -225,7 +263,7 @@ static void judge_part(const struct compare *c, uint64_t first, struct stored_pi
 
 	p->tally[i] = (struct tally){0};
 	for (uint64_t k = 0; k < c->part_entries; k += c->stride)
-		*right++ = is_right(c->run, first + k, bytes, k, c->stride, &p->tally[i]);
+		*right++ = is_stride_right(c->run, first + k, bytes, k, c->stride, &p->tally[i]);
 }
 
 static int make_piece(void *opaque, uint64_t unit, void *slot, struct qcow2_error *err)

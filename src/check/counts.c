@@ -145,6 +145,8 @@ bool counts_states(const struct counts *c, uint64_t first, struct counts_state s
 	if (!chunk && level == 0 && until - first >= COUNTS_CHUNK)
 		return false;
 	chunks_states(&c->chunks, chunk, first % CHUNK_CLUSTERS, COUNTS_CHUNK, s);
+	if (level == 0 && until - first >= COUNTS_CHUNK)
+		return true;
 	for (unsigned i = 0; i < COUNTS_CHUNK; i++) {
 		if (first + i == until)
 			level = counts_level(c, first + i, &until);

@@ -53,6 +53,18 @@ uint64_t format_refcount_get(const uint8_t *block, uint32_t order, uint64_t idx)
 	}
 }
 
+void format_refcount_load(const uint8_t *block, uint32_t order, uint64_t idx, uint64_t count,
+			  uint64_t *values)
+{
+	if (order == 4) { /* what nearly every image has: a loop without a switch in it */
+		for (uint64_t i = 0; i < count; i++)
+			values[i] = load_be16(block + (idx + i) * 2);
+		return;
+	}
+	for (uint64_t i = 0; i < count; i++)
+		values[i] = format_refcount_get(block, order, idx + i);
+}
+
 void format_refcount_set(uint8_t *block, uint32_t order, uint64_t idx, uint64_t value)
 {
 	assert(order <= LAYOUT_REFCOUNT_ORDER_MAX && value <= max_of(order));

@@ -8,6 +8,9 @@
 
 /* block holds at least idx + 1 entries of (1 << order) bits. */
 uint64_t format_refcount_get(const uint8_t *block, uint32_t order, uint64_t idx);
+/* Entries from idx on, count of them. */
+void format_refcount_load(const uint8_t *block, uint32_t order, uint64_t idx, uint64_t count,
+			  uint64_t *values);
 /* value fits the width. */
 void format_refcount_set(uint8_t *block, uint32_t order, uint64_t idx, uint64_t value);
 /* Sets count entries from idx on; quick for long runs. */

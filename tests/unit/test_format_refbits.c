@@ -160,6 +160,7 @@ static void bulk_is_the_same_as_one_by_one(void **state)
 {
 	enum { N = 150 };
 	uint8_t block[N * 8], other[N * 8];
+	uint64_t values[N];
 
 	(void)state;
 	for (uint32_t order = 0; order <= 6; order++) {
@@ -178,6 +179,10 @@ static void bulk_is_the_same_as_one_by_one(void **state)
 			while (found < count && format_refcount_get(block, order, idx + found) != 1)
 				found++;
 			assert_int_equal(format_refcount_find(block, order, idx, count, 1), found);
+			format_refcount_load(block, order, idx, count, values);
+			for (unsigned i = 0; i < count; i++)
+				assert_true(values[i] ==
+					    format_refcount_get(block, order, idx + i));
 			memcpy(other, block, sizeof(block));
 			format_refcount_add(other, order, idx, count, UINT64_MAX);
 			for (unsigned i = 0; i < N; i++)
