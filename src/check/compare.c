@@ -214,7 +214,7 @@ static int compare_counts(struct compare *c, uint64_t first, const uint8_t *byte
 
 /* ---- blocks, read by any thread ------------------------------------------------------------ */
 
-#define PIECE (128u << 10)
+#define PIECE (64u << 10)
 #define PIECE_BLOCKS (PIECE >> LAYOUT_CLUSTER_BITS_MIN)
 #define PIECE_STRIDES (PIECE * 8 / CHUNK_CLUSTERS) /* of entries of one bit */
 _Static_assert(PIECE_STRIDES >= PIECE_BLOCKS, "a small block is one stride");

@@ -17,7 +17,7 @@
 #include "check/pipe.h"
 #include "check/run.h"
 
-#define PIECE (128u << 10) /* a multiple of every L2 entry; of clusters, or they of it */
+#define PIECE (64u << 10) /* a multiple of every L2 entry; of clusters, or they of it */
 #define PIECE_ENTRIES (PIECE / LAYOUT_L2_ENTRY_LEN)
 #define PIECE_TABLES (PIECE >> LAYOUT_CLUSTER_BITS_MIN)
 #define AT_ONCE 32u /* entries in no order that are decoded together */
