@@ -5,7 +5,7 @@ program. What is made must read, by QEMU's reader, as the disk that it was made 
 """
 import subprocess
 
-from images import GIB, command, convert, make_once, make_sparse, warm
+from images import GIB, Images, command, convert, make_once, make_sparse, warm
 from measure import REPORT, Failed, Row
 from meta_rows import MetaRow, extents, printed
 
@@ -27,8 +27,10 @@ def same_disk(path, path_format, other, other_format="raw"):
 class Copies:
     """What the rows need beside the disk and its images: more images, each made once."""
 
-    def __init__(self, images):
+    def __init__(self, images, packed):
+        """packed: the disk that is compressed and decompressed, which may be a smaller one."""
         self.images = images
+        self.packed = packed
         self.twin = images.folder / "twin.qcow2"
         self.near = images.folder / "near.qcow2"
         self.overlay = images.folder / "overlay.qcow2"
@@ -38,6 +40,7 @@ class Copies:
 
     def prepare(self, say):
         self.images.prepare(say)
+        self.packed.prepare(say, compressed=True)
         plain = self.images.plain
         for path, make in [
             (self.twin, lambda p: command("cp", "--reflink=never", plain, p)),
@@ -49,6 +52,7 @@ class Copies:
         ]:
             make_once(path, make, say)
         self.images.warm()
+        self.packed.warm()
         warm([self.twin, self.near, self.sparse_raw, self.sparse, self.small])
         return True
 
@@ -80,6 +84,7 @@ class Plan:
         self.out = str(copies.images.folder / "out")
         self.full = full
         self.many, self.some = (9, 5) if full else (3, 2)
+        self.slow = None if full else 1
 
     def cp(self, path):
         return ["cp", "--sparse=always", "--reflink=never", str(path), self.out]
@@ -104,7 +109,7 @@ class Plan:
         for name, *way in ways:
             rows.append(self.convert(name, *way, limit=self.cp(way[0]), target=1.4, within=1.1))
             rows.append(self.convert(f"{name}, theirs -W -m 16", *way, theirs=PARALLEL,
-                                     target=1.4, rounds=self.some))
+                                     target=1.4, rounds=self.some, thorough=True))
         rows += [self.convert(f"{name}, direct I/O on both sides", *way, direct, direct, limit=dd,
                               within=1.05, rounds=self.some, ready=GIB // 2)
                  for name, *way in ways]
@@ -113,30 +118,29 @@ class Plan:
     def sparse_ways(self):
         raw, image = self.copies.sparse_raw, self.copies.sparse
         return [self.convert(f"{name}, many small extents", *way, disk=raw, limit=self.cp(way[0]),
-                             target=2.8, within=1.25)
+                             target=2.8, within=1.25, theirs_rounds=self.slow)
                 for name, *way in (("raw to qcow2", raw, "raw", "qcow2"),
                                    ("qcow2 to raw", image, "qcow2", "raw"),
                                    ("qcow2 to qcow2", image, "qcow2", "qcow2"))]
 
     def packed_ways(self):
-        images, slow = self.copies.images, None if self.full else 1
-        rows = []
+        images, rows = self.copies.packed, []
         for name, how, target in ("deflate", [], 5), ("zstd", ZSTD, 2.2):
             rows.append(self.convert(
-                f"compress, {name}", self.raw, "raw", "qcow2", ["-c", *how],
-                ["-c", *how, *PARALLEL],
-                limit=[self.limits.codec, REPORT, name, str(self.raw)], no_larger=True,
-                rounds=self.some, theirs_rounds=slow, target=target, within=1.15))
+                f"compress, {name}", images.raw, "raw", "qcow2", ["-c", *how],
+                ["-c", *how, *PARALLEL], disk=images.raw,
+                limit=[self.limits.codec, REPORT, name, str(images.raw)], no_larger=True,
+                rounds=self.many, theirs_rounds=self.slow, target=target, within=1.15))
         for name, image in ("deflate", images.deflate), ("zstd", images.zstd):
             rows.append(self.convert(
-                f"decompress, {name}", image, "qcow2", "raw", theirs=PARALLEL, rounds=self.some,
-                limit=[self.limits.codec, REPORT, "unpack", str(image)], floor=self.cp(self.raw),
+                f"decompress, {name}", image, "qcow2", "raw", theirs=PARALLEL, disk=images.raw,
+                limit=[self.limits.codec, REPORT, "unpack", str(image)], floor=self.cp(images.raw),
                 target=3.5, within=1.2))
         for name, image, how in ("deflate", images.deflate, []), ("zstd", images.zstd, ZSTD):
             rows.append(self.convert(
                 f"{name} to {name}", image, "qcow2", "qcow2", ["-c", *how], ["-c", *how, *PARALLEL],
-                limit=["cp", "--reflink=never", str(image), self.out], no_larger=True,
-                theirs_rounds=slow, target=20, within=1.2))
+                limit=["cp", "--reflink=never", str(image), self.out], disk=images.raw,
+                theirs_rounds=self.slow, target=20, within=1.2))
         return rows
 
     def two_images(self):
@@ -159,13 +163,14 @@ class Plan:
         small = str(self.copies.small)
         return [Row(" ".join(words), [self.qcow2, *words, small], ["qemu-img", *words, small],
                     limit=[self.limits.smallest, small], repeat=40, rounds=self.many, target=5,
-                    within=1.6)
+                    within=1.6, thorough=len(words) > 1)
                 for words in (["info"], ["info", "--output=json"])]
 
 
 def plan(qcow2, limits, images, full):
     """What the rows need, and the rows, in the order of the table."""
-    copies = Copies(images)
+    small = images if full else Images(images.folder.parent / "packed", images.data_bytes // 4)
+    copies = Copies(images, small)
     p = Plan(qcow2, limits, copies, full)
     return copies, [*p.plain_ways(), *p.sparse_ways(), *p.packed_ways(), *p.two_images(),
                     *p.start()]

@@ -136,16 +136,13 @@ class Images:
         self.deflate = folder / "deflate.qcow2"
         self.zstd = folder / "zstd.qcow2"
 
-    def prepare(self, say):
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def prepare(self, say, compressed=False):
         zstd = ["-c", "-o", "compression_type=zstd"]
-        for path, make in [
-            (self.raw, lambda p: make_disk(p, self.data_bytes)),
-            (self.plain, lambda p: convert(self.raw, p)),
-            (self.deflate, lambda p: convert(self.raw, p, "-c")),
-            (self.zstd, lambda p: convert(self.raw, p, *zstd)),
-        ]:
-            make_once(path, make, say)
+        make_once(self.raw, lambda p: make_disk(p, self.data_bytes), say)
+        make_once(self.plain, lambda p: convert(self.raw, p), say)
+        if compressed:
+            make_once(self.deflate, lambda p: convert(self.raw, p, "-c"), say)
+            make_once(self.zstd, lambda p: convert(self.raw, p, *zstd), say)
 
     def warm(self):
-        warm([self.raw, self.plain, self.deflate, self.zstd])
+        warm([p for p in (self.raw, self.plain, self.deflate, self.zstd) if p.exists()])

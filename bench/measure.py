@@ -94,13 +94,15 @@ class Row:
     theirs ÷ ours is at least `target`, and ours ÷ limit at most `within` if that is given. With
     `no_larger` our file may not be larger than theirs, either. `floor` is a second limit: the
     slower of the two counts in each round. Theirs runs in the first `theirs_rounds` only, where it
-    takes too long to be waited for again and again. `ready` is the stopwatch's.
+    takes too long to be waited for again and again. `ready` is the stopwatch's. A quick run leaves
+    out what is `thorough`.
     """
 
     def __init__(self, name, ours, theirs, output=None, repeat=1, rounds=3, target=1.0, limit=None,
                  within=None, verify=None, floor=None, no_larger=False, theirs_rounds=None,
-                 ready=None):
+                 ready=None, thorough=False):
         self.name = name
+        self.thorough = thorough
         self.ready = ready
         self.commands = {"ours": ours, "theirs": theirs}
         if limit is not None:

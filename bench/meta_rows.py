@@ -7,7 +7,6 @@ import json
 import os
 import struct
 import subprocess
-from pathlib import Path
 
 from images import GIB, MIB, command, make_fragmented, make_once, preallocated, warm
 from measure import Failed, Row
@@ -193,7 +192,9 @@ def tables(disk_bytes):
 class Plan:
     """Makes rows in which both sides are given the same words."""
 
-    def __init__(self, qcow2, limits, folder, rounds):
+    def __init__(self, qcow2, limits, folder, full):
+        self.slow = None if full else 1
+        rounds = 9 if full else 3
         self.qcow2 = qcow2
         self.limits = limits
         self.out = str(folder / "meta-out.qcow2")
@@ -221,14 +222,15 @@ class Plan:
                    limit=written(tables(disk_bytes), self.out),
                    verify=sound(self.out, disk_bytes, disk_bytes // 65536), **more)
 
-    def of_snapshots(self, name, source, snapped, tag, slow=None):
+    def of_snapshots(self, name, source, snapped, tag, **slow):
+        """slow: what holds for the rows in which theirs takes longest."""
         return [
             self.change(f"snapshot create, {name}", source, "snapshot", "-c", "new", limit="-w",
-                        target=5),
+                        target=5, theirs_rounds=self.slow),
             self.change(f"snapshot apply, {name}", snapped, "snapshot", "-a", tag, target=5,
-                        theirs_rounds=slow),
+                        **slow),
             self.change(f"snapshot delete, {name}", snapped, "snapshot", "-d", tag, limit="-w",
-                        target=5),
+                        target=5, **slow),
             self.change(f"snapshot list, {name}", snapped, "snapshot", "-l"),
         ]
 
@@ -236,19 +238,20 @@ class Plan:
 def plan(qcow2, limits, folder, full):
     """What the rows need, and the rows."""
     made = MetaImages(folder, full)
-    p = Plan(qcow2, limits, folder, 9 if full else 3)
-    slow = None if full else 1
+    p = Plan(qcow2, limits, folder, full)
+    slow = p.slow
     fragments = f"{SCATTERED:,} fragments, five snapshots"
     grow = ["resize", "-q", "-f", "qcow2", "--preallocation=metadata", PATH, "+1T"]
     return made, [
         p.look("check, 1 TiB mapped", made.tera, "check", target=30, within=2.0),
         p.look(f"check, {fragments}", made.scattered, "check", target=200, within=5.0,
                theirs_rounds=slow),
-        p.look("check, 40,000 fragments", made.fragmented, "check", repeat=5, target=5),
+        p.look("check, 40,000 fragments", made.fragmented, "check", repeat=5, target=5,
+               thorough=True),
         p.change(f"check -r leaks, {LEAKS:,} of them", made.leaking, "check", "-r", "leaks",
                  target=200, theirs_rounds=slow),
         p.create("256G", 256 * GIB),
-        p.create("1T", TIB, theirs_rounds=slow),
+        p.create("1T", TIB, thorough=True),
         p.change("resize --shrink to half, 256 GiB mapped", made.mapped, "resize", "-q", "-f",
                  "qcow2", "--shrink", PATH, "128G", limit="-s", disk_bytes=128 * GIB, target=50,
                  within=2.0),
@@ -257,8 +260,10 @@ def plan(qcow2, limits, folder, full):
                  within=2.0, theirs_rounds=slow),
         p.change("resize +1T, 256 GiB mapped", made.mapped, "resize", "-q", "-f", "qcow2", PATH,
                  "+1T", disk_bytes=256 * GIB + TIB),
-        p.mapped("1 TiB mapped", made.tera, repeat=5, target=40, within=2.5),
-        p.mapped("40,000 fragments", made.fragmented, repeat=5, target=60, within=2.5),
+        p.mapped("1 TiB mapped", made.tera, repeat=5 if full else 2, theirs_rounds=slow, target=40,
+                 within=2.5),
+        p.mapped("40,000 fragments", made.fragmented, repeat=5, target=60, within=2.5,
+                 thorough=True),
         p.mapped("100,000 fragments", made.scattered, repeat=2, target=60, within=2.5),
         p.look("measure, 1 TiB mapped", made.tera, "measure", "-O", "qcow2", judge=full_size,
                target=30, within=2.0),
@@ -271,5 +276,6 @@ def plan(qcow2, limits, folder, full):
                  limit="-w", target=80, within=3.0, theirs_rounds=slow),
         p.change("snapshot list, 256 GiB", made.snapped, "snapshot", "-l"),
         *(p.of_snapshots("2 TiB", made.huge, made.huge_snapped, "a") if full else []),
-        *p.of_snapshots(fragments, made.scattered, made.scattered, "s2", slow),
+        *p.of_snapshots(fragments, made.scattered, made.scattered, "s2", thorough=True,
+                        theirs_rounds=3),
     ]

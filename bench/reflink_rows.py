@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 """
-Rows of convert on file systems that share blocks, xfs and btrfs, each in a file that is mounted for
-the run. Their limit is `cp --reflink=always` of the source: the file system's own work.
+Rows of convert on file systems that share blocks, xfs and btrfs, each in a file that is made once
+and mounted for the run. Their limit is `cp --reflink=always` of the source: the file system's own
+work.
 """
 import subprocess
 
 from copy_rows import same_disk
-from images import GIB, command, convert, make_disk
+from images import GIB, command, convert, make_disk, make_once, warm
 from measure import Row
 
 SYSTEMS = {"xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"], "btrfs": ["mkfs.btrfs", "-q"]}
@@ -26,12 +27,10 @@ class Shared:
     def prepare(self, say):
         """False: they can't be had here."""
         for system, make in SYSTEMS.items():
-            image, place = self.folder / f"{system}.img", self.place(system)
-            say(f"making a file system of {system}")
+            place = self.place(system)
+            image = self.folder / f"{system}-{self.data_bytes >> 20}-mib.img"
             place.mkdir(parents=True, exist_ok=True)
-            with open(image, "wb") as f:
-                f.truncate(4 * self.data_bytes + GIB)
-            command(*make, image)
+            make_once(image, lambda p, argv=make: self.make_system(p, argv), say)
             done = subprocess.run(["mount", "-o", "loop,discard", image, place],
                                   capture_output=True, text=True)
             if done.returncode:
@@ -39,16 +38,21 @@ class Shared:
                     f"devices: {done.stderr.strip()}")
                 return False
             self.mounted.append(place)
-            make_disk(place / "disk.raw", self.data_bytes)
-            convert(place / "disk.raw", place / "disk.qcow2")
+            raw, plain = place / "disk.raw", place / "disk.qcow2"
+            make_once(raw, lambda p: make_disk(p, self.data_bytes), say)
+            make_once(plain, lambda p, source=raw: convert(source, p), say)
             command("sync", "-f", place)
+            warm([raw, plain])
         return True
+
+    def make_system(self, image, make):
+        with open(image, "wb") as f:
+            f.truncate(4 * self.data_bytes + GIB)
+        command(*make, image)
 
     def remove(self):
         for place in self.mounted:
             subprocess.run(["umount", place], check=True)
-        for system in SYSTEMS:
-            (self.folder / f"{system}.img").unlink(missing_ok=True)
 
 
 def plan(qcow2, folder, data_bytes, full):
@@ -60,7 +64,7 @@ def plan(qcow2, folder, data_bytes, full):
         path, out = str(place / f"disk.{source}"), str(place / "out")
         words = ["convert", "-f", source, "-O", target, path, out]
         return Row(f"{source} to {target}, {system}", [qcow2, *words], ["qemu-img", *words],
-                   output=out, rounds=9 if full else 3, target=100,
+                   output=out, rounds=9 if full else 2, target=100,
                    limit=["cp", "--reflink=always", path, out],
                    verify=same_disk(out, target, str(place / "disk.raw")))
 
