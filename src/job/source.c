@@ -7,12 +7,16 @@
 
 #include "base/alloc.h"
 #include "base/num.h"
+#include "job/job.h"
 
 #define SALVAGE_STEP 512
 #define UNSEEN 0xff /* a block that no run has touched yet */
 
 void job_source_release(struct job_source *s)
 {
+	if (s->spares_cache)
+		job_spare_cache(s->images, s->nimages, false);
+	s->spares_cache = false;
 	mem_free(s->starts);
 	s->starts = NULL;
 }
@@ -315,6 +319,9 @@ int job_source_init(struct job_source *s, struct qcow2_image *const *images, siz
 	}
 	s->starts[nimages] = sum;
 	s->size_bytes = sum;
+	s->spares_cache = job_fills_cache(images, nimages);
+	if (s->spares_cache)
+		job_spare_cache(images, nimages, true);
 	return 0;
 }
 

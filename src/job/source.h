@@ -52,7 +52,8 @@ struct job_source {
 	/* of each image so many are looked at, what they leave to those below is ABSENT; 0: all */
 	unsigned nlayers;
 	bool salvage;
-	bool unread; /* buf isn't filled, nor needed: the data are moved (move.h) */
+	bool spares_cache; /* what is read isn't kept in the page cache: it is too much */
+	bool unread;	   /* buf isn't filled, nor needed: the data are moved (move.h) */
 	/* compressed clusters of that size and type are PACKED (pass.c); 0: they are DATA */
 	size_t pass_cluster_size;
 	int pass_compression;

@@ -15,6 +15,7 @@
 
 #include "base/alloc.h"
 #include "base/num.h"
+#include "job/job.h"
 #include "job/target.h"
 
 struct inplace_target {
@@ -174,6 +175,8 @@ static int open_image(struct inplace_target *t, const char *path, const struct j
 	if (ret == 0 && storage_is_open(t->image->qcow2->data_file))
 		ret = job_source_differs(t->image->qcow2->data_file, t->image->qcow2->data_filename,
 					 source, err);
+	if (ret == 0 && source->spares_cache)
+		job_spare_cache(&t->image, 1, true);
 	/* somebody may have changed it since it was looked at */
 	return ret == 0 ? job_existing_check_size(t->image, source->size_bytes, err) : ret;
 }

@@ -216,6 +216,10 @@ static int begin_draft(struct qcow2_target *t, const char *path, const struct jo
 		ret = job_target_differs(&t->draft.file, source, err);
 	if (ret == 0 && storage_is_open(t->draft.data.st))
 		ret = job_target_differs(&t->draft.data, source, err);
+	if (source->spares_cache) {
+		storage_spare_cache(t->draft.file.st, true);
+		storage_spare_cache(t->draft.data.st, true);
+	}
 	if (ret == 0)
 		ret = settle_moves(t, source, options, err);
 	if (ret == 0)

@@ -180,6 +180,8 @@ static int open_place(struct raw_target *t, const char *path, const struct job_s
 	if (ret < 0)
 		return ret;
 	ret = job_target_differs(&t->place, source, err);
+	if (source->spares_cache)
+		storage_spare_cache(t->place.st, true);
 	t->resize = !t->keep && !t->place.is_device;
 	t->is_zero = t->resize || (options->flags & QCOW2_CONVERT_TARGET_IS_ZERO);
 	if (ret == 0 && !t->resize)

@@ -26,6 +26,10 @@
 
 #define PIECES 128
 
+#ifndef RWF_DONTCACHE /* Linux 6.14 */
+#define RWF_DONTCACHE 0x80
+#endif
+
 int file_error(const struct file *f, struct qcow2_error *err, int code, const char *what,
 	       uint64_t off, uint64_t len)
 {
@@ -78,21 +82,35 @@ static int size_op(void *self, uint64_t *size, struct qcow2_error *err)
 	return code == 0 ? 0 : error_errno(err, code, "can't get the size of \"%s\"", f->path);
 }
 
-/* One buffer without a vector around it: the kernel needn't copy that in. */
-static ssize_t transfer(int fd, bool write, const struct iovec *v, int n, off_t off)
+static bool spares_cache(const struct file *f)
 {
+	return atomic_load_explicit(&f->sparing, memory_order_relaxed) != 0 &&
+	       !(f->flags & STORAGE_FILE_DIRECT) && !(atomic_load(&f->missing) & FILE_NO_DONTCACHE);
+}
+
+/* One buffer without a vector around it: the kernel needn't copy that in. */
+static ssize_t transfer(struct file *f, bool write, const struct iovec *v, int n, off_t off)
+{
+	if (spares_cache(f)) {
+		ssize_t r = write ? pwritev2(f->fd, v, n, off, RWF_DONTCACHE)
+				  : preadv2(f->fd, v, n, off, RWF_DONTCACHE);
+
+		if (r >= 0 || errno != EOPNOTSUPP)
+			return r;
+		atomic_fetch_or(&f->missing, FILE_NO_DONTCACHE);
+	}
 	if (n == 1)
-		return write ? pwrite(fd, v->iov_base, v->iov_len, off)
-			     : pread(fd, v->iov_base, v->iov_len, off);
-	return write ? pwritev(fd, v, n, off) : preadv(fd, v, n, off);
+		return write ? pwrite(f->fd, v->iov_base, v->iov_len, off)
+			     : pread(f->fd, v->iov_base, v->iov_len, off);
+	return write ? pwritev(f->fd, v, n, off) : preadv(f->fd, v, n, off);
 }
 
 /*
  * Moves what is left of the vector until done bytes of it are total; short of that only where a
  * read met the end of the file, and there the cursor is behind what was moved.
  */
-static int move(const struct file *f, bool write, struct iov_cursor *c, uint64_t total,
-		uint64_t off, uint64_t *done)
+static int move(struct file *f, bool write, struct iov_cursor *c, uint64_t total, uint64_t off,
+		uint64_t *done)
 {
 	struct iovec pieces[PIECES];
 
@@ -107,7 +125,7 @@ static int move(const struct file *f, bool write, struct iov_cursor *c, uint64_t
 			n = iov_cut(&ahead, (size_t)(total - *done), pieces, PIECES, &taken);
 			v = pieces;
 		}
-		r = transfer(f->fd, write, v, n, (off_t)(off + *done));
+		r = transfer(f, write, v, n, (off_t)(off + *done));
 		if (r < 0 && errno != EINTR)
 			return -errno;
 		if (r == 0)
@@ -127,8 +145,7 @@ static int move(const struct file *f, bool write, struct iov_cursor *c, uint64_t
 	return 0;
 }
 
-int file_read(const struct file *f, const struct iovec *iov, int iovcnt, uint64_t total,
-	      uint64_t off)
+int file_read(struct file *f, const struct iovec *iov, int iovcnt, uint64_t total, uint64_t off)
 {
 	struct iov_cursor c;
 	uint64_t done = 0;
@@ -141,8 +158,7 @@ int file_read(const struct file *f, const struct iovec *iov, int iovcnt, uint64_
 	return code;
 }
 
-int file_write(const struct file *f, const struct iovec *iov, int iovcnt, uint64_t total,
-	       uint64_t off)
+int file_write(struct file *f, const struct iovec *iov, int iovcnt, uint64_t total, uint64_t off)
 {
 	struct iov_cursor c;
 	uint64_t done = 0;

@@ -25,6 +25,7 @@
 #define FILE_NO_DISCARD 8u
 #define FILE_NO_SEEK_DATA 16u
 #define FILE_NO_BLKZEROOUT 32u
+#define FILE_NO_DONTCACHE 64u
 
 /*
  * A part of the file that is data, or a hole; start == end: none. Data become a hole only through
@@ -48,6 +49,7 @@ struct file {
 	/* atomic: bits are only ever added */
 	atomic_uint missing; /* FILE_NO_* */
 	atomic_bool settled; /* our locks keep all writers away */
+	atomic_uint sparing; /* how many want the page cache spared */
 
 	/* guarded by lock, which is never held during I/O */
 	pthread_mutex_t lock;
@@ -76,10 +78,8 @@ int file_size(const struct file *f, uint64_t *size);
  * Reads or writes the whole vector, of total bytes; zeros where a file has ended. No error
  * record, nothing checked; aligned as the file wants it.
  */
-int file_read(const struct file *f, const struct iovec *iov, int iovcnt, uint64_t total,
-	      uint64_t off);
-int file_write(const struct file *f, const struct iovec *iov, int iovcnt, uint64_t total,
-	       uint64_t off);
+int file_read(struct file *f, const struct iovec *iov, int iovcnt, uint64_t total, uint64_t off);
+int file_write(struct file *f, const struct iovec *iov, int iovcnt, uint64_t total, uint64_t off);
 /* The store's operations, for use by other operations. */
 int file_pwritev(void *self, const struct iovec *iov, int iovcnt, uint64_t off,
 		 struct qcow2_error *err);

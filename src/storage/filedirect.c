@@ -121,7 +121,7 @@ bool file_is_aligned(const struct file *f, const struct iovec *iov, int iovcnt, 
 }
 
 /* Aligned read of len bytes, zeros past the end. */
-static int read_blocks(const struct file *f, void *buf, uint64_t len, uint64_t off)
+static int read_blocks(struct file *f, void *buf, uint64_t len, uint64_t off)
 {
 	struct iovec iov = {.iov_base = buf, .iov_len = (size_t)len};
 
@@ -129,8 +129,7 @@ static int read_blocks(const struct file *f, void *buf, uint64_t len, uint64_t o
 }
 
 /* A buffer for the blocks from start to end, or as much of it as makes sense. */
-static int get_bounce(const struct file *f, uint64_t start, uint64_t end, uint8_t **buf,
-		      uint64_t *len)
+static int get_bounce(struct file *f, uint64_t start, uint64_t end, uint8_t **buf, uint64_t *len)
 {
 	*len = min_u64(end - start, BOUNCE_BYTES);
 	*buf = mem_aligned((size_t)f->align, *len);
@@ -165,7 +164,7 @@ int file_direct_preadv(struct file *f, const struct iovec *iov, int iovcnt, uint
 }
 
 /* Writes bytes [lo, hi) of the file, next in the vector, by whole blocks through buf. */
-static int merge(const struct file *f, uint8_t *buf, struct iov_cursor *c, uint64_t lo, uint64_t hi)
+static int merge(struct file *f, uint8_t *buf, struct iov_cursor *c, uint64_t lo, uint64_t hi)
 {
 	uint64_t start = align_down(lo, f->align), end = align_up(hi, f->align);
 	struct iovec blocks = {.iov_base = buf, .iov_len = (size_t)(end - start)};

@@ -123,6 +123,15 @@ int storage_can_clone(struct qcow2_storage from, struct qcow2_storage to, uint64
 int storage_clone(struct qcow2_storage from, uint64_t from_off, struct qcow2_storage to,
 		  uint64_t to_off, uint64_t len_bytes, struct qcow2_error *err);
 
+/*
+ * spare: from now on, until it is called with false as often, what is read and written doesn't stay
+ * in the page cache unless it was there before. A hint: nothing comes of it with stores that are no
+ * files, with O_DIRECT, and where the kernel (Linux before 6.14) or the file system can't do that.
+ */
+void storage_spare_cache(struct qcow2_storage st, bool spare);
+/* Who goes through so many bytes once should spare the page cache: half of the machine's memory. */
+uint64_t storage_cache_share(void);
+
 /* ---- memory (mem.c) ---- */
 
 /* A growable store of zeros, sparse inside: it costs memory only where something was written. */

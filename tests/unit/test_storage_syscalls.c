@@ -42,6 +42,9 @@ static struct {
 	unsigned begun_flags;
 	int begin_errno;
 	int copy_errno;
+	bool no_flags;	   /* of preadv2 and pwritev2 */
+	unsigned nflagged; /* calls of these */
+	int last_flags;
 } sys;
 
 enum kind { PUNCH, ZERO_RANGE, RESERVE };
@@ -106,6 +109,25 @@ ssize_t pwrite(int fd, const void *buf, size_t len, off_t off)
 	struct iovec iov = {.iov_base = (void *)(uintptr_t)buf, .iov_len = len};
 
 	return pwritev(fd, &iov, 1, off);
+}
+
+static bool flags_fail(int flags)
+{
+	sys.nflagged++;
+	sys.last_flags = flags;
+	if (sys.no_flags)
+		errno = EOPNOTSUPP;
+	return sys.no_flags;
+}
+
+ssize_t preadv2(int fd, const struct iovec *iov, int iovcnt, off_t off, int flags)
+{
+	return flags_fail(flags) ? -1 : preadv(fd, iov, iovcnt, off);
+}
+
+ssize_t pwritev2(int fd, const struct iovec *iov, int iovcnt, off_t off, int flags)
+{
+	return flags_fail(flags) ? -1 : pwritev(fd, iov, iovcnt, off);
 }
 
 int fallocate(int fd, int mode, off_t off, off_t len)
@@ -469,6 +491,47 @@ static void copies_go_on_or_say_that_they_can_not(void **state)
 	assert_memory_equal(buf, "456789", 6);
 }
 
+static void write_and_read(struct tmp *t, char letter)
+{
+	char out[3] = {letter, letter, letter}, in[3] = "";
+
+	assert_int_equal(storage_write(t->st, out, sizeof(out), 5, &t->err), 0);
+	assert_int_equal(storage_read(t->st, in, sizeof(in), 5, &t->err), 0);
+	assert_memory_equal(in, out, sizeof(in));
+}
+
+static void the_page_cache_is_spared_while_anybody_wants_it(void **state)
+{
+	struct tmp *t = *state;
+
+	reset();
+	tmp_make(t, 0);
+	write_and_read(t, 'a');
+	assert_int_equal(sys.nflagged, 0);
+	storage_spare_cache(t->st, true);
+	storage_spare_cache(t->st, true);
+	storage_spare_cache(t->st, false);
+	write_and_read(t, 'b');
+	assert_int_equal(sys.nflagged, 2);
+	assert_int_equal(sys.last_flags, 0x80);
+	storage_spare_cache(t->st, false);
+	write_and_read(t, 'c');
+	assert_int_equal(sys.nflagged, 2);
+}
+
+static void a_kernel_that_can_not_spare_the_page_cache_is_asked_once(void **state)
+{
+	struct tmp *t = *state;
+
+	reset();
+	tmp_make(t, 0);
+	storage_spare_cache(t->st, true);
+	sys.no_flags = true;
+	write_and_read(t, 'a');
+	write_and_read(t, 'b');
+	assert_int_equal(sys.nflagged, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -486,6 +549,8 @@ int main(void)
 		TMP_TEST(what_is_written_goes_to_the_disk_when_there_is_enough),
 		TMP_TEST(nothing_goes_to_the_disk_early_where_no_flush_would_wait_for_it),
 		TMP_TEST(copies_go_on_or_say_that_they_can_not),
+		TMP_TEST(the_page_cache_is_spared_while_anybody_wants_it),
+		TMP_TEST(a_kernel_that_can_not_spare_the_page_cache_is_asked_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

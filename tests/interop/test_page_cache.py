@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""
+Images that are larger than half of the memory aren't left in the page cache by those who go through
+them once; what was there before stays, and smaller ones stay as ever. The images here are small,
+with much room reserved behind their ends, on a file system that has no disk for it.
+"""
+import ctypes
+import errno
+import mmap
+import os
+import subprocess
+
+import pytest
+
+from lib.run import command, qemu_img, tool
+
+M = 1 << 20
+PAGE = mmap.PAGESIZE
+DONTCACHE = 0x80  # RWF_DONTCACHE
+DATA = 16 * M
+MEMORY = os.sysconf("SC_PHYS_PAGES") * PAGE
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
+                      ctypes.c_long]
+libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+def resident(path):
+    """Bytes of the file that are in the page cache."""
+    size = os.stat(path).st_size
+    fd = os.open(path, os.O_RDONLY)
+    pages = ctypes.create_string_buffer(-(-size // PAGE))
+    place = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    assert libc.mincore(place, size, pages) == 0
+    libc.munmap(place, size)
+    os.close(fd)
+    return sum(b & 1 for b in pages.raw) * PAGE
+
+
+def forget(path):
+    """Out of the page cache."""
+    fd = os.open(path, os.O_RDWR)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+    assert resident(path) == 0
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A file system on which files can take twice the memory."""
+    folder = tmp_path_factory.mktemp("large")
+    image, place = folder / "xfs.img", folder / "xfs"
+    with open(image, "wb") as f:
+        f.truncate(4 * MEMORY)
+    place.mkdir()
+    command("mkfs.xfs", "-q", "-K", image).succeeded()
+    made = subprocess.run(["mount", "-o", "loop", image, place], capture_output=True, text=True)
+    if made.returncode != 0:
+        pytest.skip(f"nothing can be mounted here: {made.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+    image.unlink()
+
+
+@pytest.fixture
+def place(large):
+    folder = large / "t"
+    folder.mkdir()
+    yield folder
+    command("rm", "-r", folder).succeeded()
+
+
+def kernel_can(path):
+    """Whether the kernel, and the file system, can be asked to spare the cache."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.preadv(fd, [bytearray(PAGE)], 0, DONTCACHE)
+    except OSError as e:
+        assert e.errno == errno.EOPNOTSUPP
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def make(path, fmt, rng, huge):
+    raw = path.with_suffix(".content")
+    raw.write_bytes(rng.randbytes(DATA))
+    qemu_img("convert", "-f", "raw", "-O", fmt, raw, path).succeeded()
+    raw.unlink()
+    if huge:
+        command("fallocate", "--keep-size", "--offset", 64 * M, "--length", MEMORY * 3 // 5,
+                path).succeeded()
+    return path
+
+
+def same(a, fmt_a, b, fmt_b):
+    qemu_img("compare", "-f", fmt_a, "-F", fmt_b, a, b).succeeded()
+
+
+@pytest.mark.parametrize("way", ["raw qcow2", "qcow2 raw", "qcow2 qcow2"])
+def test_a_huge_image_is_converted_past_the_page_cache(place, work, rng, way):
+    fmt, to = way.split()
+    source, target = make(place / "source", fmt, rng, huge=True), place / "target"
+    forget(source)
+    tool("convert", "--reflink=never", "-f", fmt, "-O", to, source, target).succeeded()
+    if kernel_can(source):
+        assert resident(source) < DATA // 16  # what was read when it was opened
+        forget(source)
+        os.sync()
+        assert resident(target) < DATA // 4
+    same(source, fmt, target, to)
+
+
+def test_an_image_that_is_changed_in_place_is_too(place, work, rng):
+    source = make(place / "source", "raw", rng, huge=True)
+    target = make(place / "target", "qcow2", rng, huge=False)
+    forget(source)
+    forget(target)
+    tool("convert", "-n", "-f", "raw", "-O", "qcow2", source, target).succeeded()
+    if kernel_can(source):
+        assert resident(source) < DATA // 16  # what was read when it was opened
+        os.sync()
+        assert resident(target) < DATA // 4
+    same(source, "raw", target, "qcow2")
+
+
+def test_what_was_in_the_cache_stays(place, work, rng):
+    source = make(place / "source", "raw", rng, huge=True)
+    forget(source)
+    source.read_bytes()
+    tool("convert", "--reflink=never", "-f", "raw", "-O", "qcow2", source,
+         place / "target").succeeded()
+    assert resident(source) == DATA
+
+
+def test_smaller_images_stay_in_the_cache(place, work, rng):
+    source = make(place / "source", "raw", rng, huge=False)
+    forget(source)
+    tool("convert", "--reflink=never", "-f", "raw", "-O", "qcow2", source,
+         place / "target").succeeded()
+    assert resident(source) == DATA
+    assert resident(place / "target") >= DATA
