@@ -29,6 +29,7 @@ struct compare {
 	/* immutable while the threads run */
 	struct qcow2_image *images[2];
 	struct job_files files[2];
+	size_t step;	 /* what is read and compared at a time */
 	uint64_t common; /* the smaller size */
 	uint64_t size;	 /* the larger one */
 	bool strict;
@@ -136,9 +137,8 @@ static int read_side(struct compare *c, int i, uint8_t *buf, size_t len, uint64_
 	return ret;
 }
 
-/* Compares len bytes that at least one side has data for. */
-static int compare_bytes(struct compare *c, uint64_t guest_off, const struct run *runs, size_t len,
-			 uint8_t *bufs[2], struct qcow2_error *err)
+static int compare_step(struct compare *c, uint64_t guest_off, const struct run *runs, size_t len,
+			uint8_t *bufs[2], struct qcow2_error *err)
 {
 	size_t at;
 	int ret;
@@ -164,6 +164,27 @@ static int compare_bytes(struct compare *c, uint64_t guest_off, const struct run
 	}
 	differ(c, QCOW2_COMPARE_CONTENT, guest_off + at);
 	return 0;
+}
+
+static bool is_packed(const struct run *run)
+{
+	return !run->zero && run->at.run.kind == DISK_RUN_COMPRESSED;
+}
+
+/* Compares len bytes that at least one side has data for. What is compressed is read whole. */
+static int compare_bytes(struct compare *c, uint64_t guest_off, const struct run *runs, size_t len,
+			 uint8_t *bufs[2], struct qcow2_error *err)
+{
+	size_t step = is_packed(&runs[0]) || is_packed(&runs[1]) ? len : c->step;
+	uint64_t end = guest_off + len;
+	int ret = 0;
+
+	while (ret == 0 && guest_off < end && guest_off < atomic_load(&c->limit)) {
+		len = (size_t)min_u64(step, end - guest_off);
+		ret = compare_step(c, guest_off, runs, len, bufs, err);
+		guest_off += len;
+	}
+	return ret;
 }
 
 /* Lets the next window begin behind a long run that needs no reading. */
@@ -265,6 +286,7 @@ static int run(struct compare *c)
 	pthread_mutex_init(&c->lock, NULL);
 	for (int i = 0; i < 2 && ret == 0; i++)
 		ret = job_files_init(&c->files[i], c->images[i], &c->err);
+	c->step = ret == 0 ? job_compare_step(&c->files[0], &c->files[1]) : 0;
 	if (ret < 0)
 		c->ret = ret;
 	else

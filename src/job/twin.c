@@ -19,14 +19,16 @@ int job_files_init(struct job_files *f, const struct qcow2_image *image, struct 
 	*f = (struct job_files){.layers = mem_zalloc(image->layers.count, sizeof(*f->layers))};
 	if (!f->layers)
 		return error_errno(err, -ENOMEM, "can't look at the files of \"%s\"", image->path);
+	f->is_copied = true;
 	for (const struct qcow2_image *l = image; l; l = l->backing) {
 		struct job_file *file = &f->layers[f->count++];
 		struct qcow2_storage store = data_store(l);
 
 		file->self = store.self;
-		if (storage_file_stat(store, &st, NULL) < 0)
+		file->is_known = storage_file_stat(store, &st, NULL) == 0;
+		f->is_copied = f->is_copied && file->is_known && !(l->flags & QCOW2_OPEN_DIRECT);
+		if (!file->is_known)
 			continue;
-		file->is_known = true;
 		file->dev = st.dev;
 		file->ino = st.ino;
 	}
@@ -55,4 +57,9 @@ bool job_is_twin(const struct job_files *a, const struct data_run *x, const stru
 		return x->run.host_off == y->run.host_off;
 	/* the same part of it: both begin at one place of their disks, and clusters at multiples */
 	return x->run.kind == DISK_RUN_COMPRESSED && x->run.cookie == y->run.cookie;
+}
+
+size_t job_compare_step(const struct job_files *a, const struct job_files *b)
+{
+	return a->is_copied && b->is_copied ? JOB_COMPARE_STEP : SIZE_MAX;
 }

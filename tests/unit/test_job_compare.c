@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "image_tmp.h"
+#include "job/twin.h"
 #include "storage/storage.h"
 
 #define MIB (1024 * 1024ull)
@@ -127,6 +128,97 @@ static void the_first_difference_is_found(void **state)
 	assert_int_equal(result.verdict, QCOW2_COMPARE_SAME);
 }
 
+/* ---- files, of which less is read at a time ---- */
+
+static void change(const char *path, uint64_t off)
+{
+	int fd = open(path, O_RDWR);
+	uint8_t byte;
+
+	assert_int_equal(pread(fd, &byte, 1, (off_t)off), 1);
+	byte ^= 0x40;
+	assert_int_equal(pwrite(fd, &byte, 1, (off_t)off), 1);
+	assert_int_equal(close(fd), 0);
+}
+
+static void compare_files(char *const paths[2], struct qcow2_compare_result *result)
+{
+	struct qcow2_image *a = image_tmp_open(paths[0], "raw");
+	struct qcow2_image *b = image_tmp_open(paths[1], "raw");
+
+	assert_int_equal(qcow2_compare(a, b, 0, NULL, result, NULL), 0);
+	qcow2_close(a);
+	qcow2_close(b);
+}
+
+/* At and round the ends of a step and of a window; another byte behind it differs, too. */
+static void the_first_difference_of_files_is_found(void **state)
+{
+	const uint64_t step = JOB_COMPARE_STEP, size = 3 * MIB + 3 * 512;
+	const uint64_t places[] = {0,	     1,		  step - 1, step,	step + 1,
+				   2 * step, MIB - step,  MIB - 1,  MIB,	MIB + step - 1,
+				   2 * MIB,  3 * MIB - 1, 3 * MIB,  size - 512, size - 2};
+	char *paths[2] = {image_tmp_path(state, "a"), image_tmp_path(state, "b")};
+	struct qcow2_compare_result result;
+
+	for (int i = 0; i < 2; i++)
+		image_tmp_make_raw(paths[i], size, 4711);
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+		uint64_t later = places[i] + (size - places[i]) / 2;
+
+		for (unsigned changed = 1; changed < 4; changed++) {
+			change(paths[0], places[i]);
+			change(paths[changed % 2], later);
+			compare_files(paths, &result);
+			assert_int_equal(result.verdict, QCOW2_COMPARE_CONTENT);
+			assert_int_equal(result.guest_off, places[i]);
+			change(paths[0], places[i]);
+			change(paths[changed % 2], later);
+		}
+	}
+	compare_files(paths, &result);
+	assert_int_equal(result.verdict, QCOW2_COMPARE_SAME);
+	free(paths[0]);
+	free(paths[1]);
+}
+
+static size_t step_of(struct qcow2_image *a, struct qcow2_image *b)
+{
+	struct job_files x, y;
+	size_t step;
+
+	assert_int_equal(job_files_init(&x, a, NULL), 0);
+	assert_int_equal(job_files_init(&y, b, NULL), 0);
+	step = job_compare_step(&x, &y);
+	job_files_release(&x);
+	job_files_release(&y);
+	return step;
+}
+
+/* A store of the caller's may be far away, and a device likes long requests. */
+static void only_what_the_kernel_copies_is_read_in_small_steps(void **state)
+{
+	struct qcow2_open_options options = QCOW2_OPEN_OPTIONS_INIT;
+	struct odd_store odd = {.size = MIB, .odd_off = UINT64_MAX, .bad_off = UINT64_MAX};
+	struct qcow2_image *file, *direct, *store = open_odd(&odd);
+	char *path = image_tmp_path(state, "a");
+
+	image_tmp_make_raw(path, MIB, 4711);
+	file = image_tmp_open(path, "raw");
+	assert_int_equal(step_of(file, file), JOB_COMPARE_STEP);
+	assert_true(step_of(file, store) == SIZE_MAX && step_of(store, file) == SIZE_MAX);
+	options.format = "raw";
+	options.flags = QCOW2_OPEN_DIRECT;
+	if (qcow2_open(&direct, path, &options, NULL) == 0) { /* not every file system can */
+		assert_true(step_of(file, direct) == SIZE_MAX);
+		assert_true(step_of(direct, file) == SIZE_MAX);
+		qcow2_close(direct);
+	}
+	qcow2_close(file);
+	qcow2_close(store);
+	free(path);
+}
+
 /* ---- progress ---- */
 
 static int stop_at_once(void *opaque, uint64_t done_bytes, uint64_t total_bytes)
@@ -160,6 +252,8 @@ int main(void)
 		cmocka_unit_test(a_difference_before_a_fault_is_the_answer),
 		cmocka_unit_test(a_fault_before_a_difference_is_the_answer),
 		cmocka_unit_test(the_first_difference_is_found),
+		IMAGE_TEST(the_first_difference_of_files_is_found),
+		IMAGE_TEST(only_what_the_kernel_copies_is_read_in_small_steps),
 		cmocka_unit_test(a_comparison_can_be_cancelled),
 	};
 
