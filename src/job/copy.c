@@ -6,7 +6,7 @@
  * looks for zeros and compresses, waits until all windows before it have been placed, places its
  * own, and writes it. Only placing is in order and exclusive ("the turn"); it does no I/O, unless
  * the target is an image that is changed in place. So the threads run side by side and the bytes
- * of the output don't depend on them.
+ * of the output don't depend on them. A window with nothing to be placed waives its turn.
  *
  * A thread that finds a long run without data moves the start of the next window behind it.
  */
@@ -135,6 +135,13 @@ static bool take_window(struct job_copy *c, struct job_chunk *k, uint64_t *seq)
 	return more;
 }
 
+/* Nothing that the target would hear of, so that it needs no turn. */
+static bool is_nothing(const struct job_copy *c, const struct job_chunk *k)
+{
+	return c->target->ignores_absent && k->states[0] == JOB_BLOCK_ABSENT &&
+	       job_run_of_blocks(k->states, 0, k->nblocks) == k->nblocks;
+}
+
 static bool may_skip(const struct job_copy *c, enum job_block kind)
 {
 	return kind == JOB_BLOCK_ABSENT ? c->target->skip_absent : c->target->skip_zero;
@@ -148,9 +155,10 @@ struct skipped {
 };
 
 /* Whether the target has to hear of what is skipped, and in order. */
-static bool skips_in_order(const struct job_copy *c)
+static bool skips_in_order(const struct job_copy *c, enum job_block kind)
 {
-	return c->target->ops->skip && c->target->ops->place;
+	return c->target->ops->skip && c->target->ops->place &&
+	       !(kind == JOB_BLOCK_ABSENT && c->target->ignores_absent);
 }
 
 /*
@@ -169,7 +177,7 @@ static void skip_ahead(struct job_copy *c, const struct job_chunk *k, uint64_t q
 	pthread_mutex_lock(&c->lock);
 	skip->off = c->next_off;
 	skip->len_bytes = end > c->next_off ? end - c->next_off : 0;
-	if (skip->len_bytes && skips_in_order(c)) {
+	if (skip->len_bytes && skips_in_order(c, skip->kind)) {
 		skip->len_bytes = min_u64(skip->len_bytes, SKIP_MAX * c->window);
 		skip->seq = c->next_seq++;
 	}
@@ -280,12 +288,32 @@ static int await_turn(struct job_copy *c, uint64_t seq, struct qcow2_error *err)
 	return stop ? error_set(err, -ECANCELED, "canceled") : 0;
 }
 
+/* To the next window that hasn't done without. */
+static void pass_turn_locked(struct job_copy *c)
+{
+	for (c->turn++; c->waived[c->turn % JOB_WAIVED_MAX]; c->turn++)
+		c->waived[c->turn % JOB_WAIVED_MAX] = false;
+	pthread_cond_broadcast(&c->turned);
+}
+
 /* Not after a failure: the turn stays then, nobody may go on from what was half done. */
 static void pass_turn(struct job_copy *c)
 {
 	pthread_mutex_lock(&c->lock);
-	c->turn++;
-	pthread_cond_broadcast(&c->turned);
+	pass_turn_locked(c);
+	pthread_mutex_unlock(&c->lock);
+}
+
+/* The window needs no turn, and doesn't wait for it. */
+static void waive_turn(struct job_copy *c, uint64_t seq)
+{
+	pthread_mutex_lock(&c->lock);
+	while (seq - c->turn >= JOB_WAIVED_MAX && !atomic_load(&c->stop))
+		pthread_cond_wait(&c->turned, &c->lock);
+	if (seq == c->turn)
+		pass_turn_locked(c);
+	else if (seq - c->turn < JOB_WAIVED_MAX)
+		c->waived[seq % JOB_WAIVED_MAX] = true;
 	pthread_mutex_unlock(&c->lock);
 }
 
@@ -297,6 +325,10 @@ static int place_window(struct job_copy *c, struct job_chunk *k, uint64_t seq,
 
 	if (!c->target->ops->place)
 		return 0;
+	if (is_nothing(c, k)) {
+		waive_turn(c, seq);
+		return 0;
+	}
 	ret = await_turn(c, seq, err);
 	if (ret == 0)
 		ret = c->target->ops->place(c->target, k, err);
@@ -308,17 +340,18 @@ static int place_window(struct job_copy *c, struct job_chunk *k, uint64_t seq,
 /* In order: in pieces where windows would be, so that nobody can tell that there are none. */
 static int tell_skipped(struct job_copy *c, const struct skipped *s, struct qcow2_error *err)
 {
-	const uint64_t step = skips_in_order(c) ? c->window : s->len_bytes;
+	const bool in_order = skips_in_order(c, s->kind);
+	const uint64_t step = in_order ? c->window : s->len_bytes;
 	int ret = 0;
 
 	if (s->len_bytes == 0)
 		return 0;
-	if (skips_in_order(c))
+	if (in_order)
 		ret = await_turn(c, s->seq, err);
 	for (uint64_t pos = 0; ret == 0 && c->target->ops->skip && pos < s->len_bytes; pos += step)
 		ret = c->target->ops->skip(c->target, s->off + pos,
 					   min_u64(step, s->len_bytes - pos), s->kind, err);
-	if (ret == 0 && skips_in_order(c))
+	if (ret == 0 && in_order)
 		pass_turn(c);
 	atomic_fetch_add(&c->done_bytes, s->len_bytes);
 	return ret;

@@ -10,6 +10,8 @@
 #include "job/job.h"
 #include "job/target.h"
 
+#define JOB_WAIVED_MAX 256u /* a window so far ahead of the turn waits in any case */
+
 struct job_copy {
 	/* immutable while the threads run; set by the caller, who owns what they point to */
 	const struct job_reader *reader;
@@ -30,10 +32,11 @@ struct job_copy {
 	/* guarded by lock */
 	pthread_mutex_t lock;
 	pthread_cond_t turned;
-	uint64_t next_off; /* start of the next window */
-	uint64_t next_seq; /* its number */
-	uint64_t turn;	   /* the window that may be placed */
-	int ret;	   /* the first failure, and its record */
+	uint64_t next_off;	     /* start of the next window */
+	uint64_t next_seq;	     /* its number */
+	uint64_t turn;		     /* the window that may be placed */
+	bool waived[JOB_WAIVED_MAX]; /* by seq: windows behind that which need no turn */
+	int ret;		     /* the first failure, and its record */
 	struct qcow2_error err;
 	struct {
 		uint64_t off, len;

@@ -55,6 +55,7 @@ struct job_target {
 	const struct job_mover *moves; /* its write moves the data by that; or NULL */
 	bool skip_zero;		       /* long runs of that kind may be passed over */
 	bool skip_absent;
+	bool ignores_absent; /* place and skip do nothing for blocks of that kind */
 	bool compressed;
 	int compression; /* enum codec_type */
 	bool passes;	 /* with compressed: blocks may come PACKED */

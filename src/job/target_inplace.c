@@ -207,6 +207,7 @@ int job_target_inplace(struct job_target **target, const char *path,
 	t->target.write_all = options->sparse_bytes == 0;
 	t->target.skip_zero = !t->target.write_all;
 	t->target.skip_absent = true;
+	t->target.ignores_absent = true;
 	t->target.compressed = options->flags & QCOW2_CONVERT_COMPRESS;
 	t->target.compression = (int)existing->create.compression;
 	*target = &t->target;
@@ -236,6 +237,7 @@ int job_target_open_image(struct job_target **target, struct qcow2_image *image,
 	t->target.block_size = how->block_size;
 	t->target.skip_zero = true;
 	t->target.skip_absent = true;
+	t->target.ignores_absent = true;
 	t->target.compressed = how->compressed;
 	if (how->compressed)
 		t->target.compression = (int)image->qcow2->meta.header.compression_type;
