@@ -399,8 +399,9 @@ static void release_chunk(struct job_chunk *k)
 static int init_chunk(const struct job_copy *c, struct job_chunk *k, struct qcow2_error *err)
 {
 	size_t nblocks = c->window / c->target->block_size;
+	size_t room = c->reader->wants_room ? c->window : 0;
 
-	k->buf = mem_aligned(4096, c->target->moves ? JOB_MOVE_BUFFER : c->window);
+	k->buf = mem_aligned(JOB_ROOM_ALIGN, c->target->moves ? JOB_MOVE_BUFFER : c->window + room);
 	k->states = mem_alloc(nblocks, 1);
 	if (!k->buf || !k->states)
 		return error_errno(err, -ENOMEM, "can't get a buffer of %zu bytes", c->window);

@@ -21,7 +21,6 @@
 
 #define FLAGS_KNOWN (QCOW2_REBASE_UNSAFE | QCOW2_REBASE_COMPRESS)
 #define BACKING_FLAGS_KNOWN (QCOW2_OPEN_DIRECT | QCOW2_OPEN_FORCE_SHARE)
-#define COMPARE_STEP (256u * 1024)
 #define SPARSE 4096 /* zeros in a row that aren't copied as data */
 
 /* ---- reading what differs ---- */
@@ -32,6 +31,7 @@ struct diff {
 	struct qcow2_image *image; /* with its present chain */
 	struct qcow2_image *next;  /* the new backing file; NULL: none */
 	struct job_files files, next_files;
+	size_t step; /* what is read and compared at a time: JOB_COMPARE_STEP, or SIZE_MAX */
 };
 
 static bool is_zero(const struct data_run *r)
@@ -95,45 +95,65 @@ static int read_next(const struct diff *d, uint8_t *buf, size_t len, uint64_t gu
 	return ret;
 }
 
-/* Blocks of one kind: those that the new backing file has too are ABSENT. */
-static int compare_blocks(const struct diff *d, uint64_t guest_off, size_t len, size_t block_size,
-			  const uint8_t *buf, uint8_t *states, struct qcow2_error *err)
+/* Those of the blocks, all of one kind, that the new backing file has too become ABSENT. */
+static void drop_same(const uint8_t *buf, const uint8_t *next, size_t len, size_t block_size,
+		      uint8_t *states)
 {
-	size_t step = (size_t)max_u64(COMPARE_STEP, block_size);
-	cleanup_free uint8_t *next = mem_aligned(4096, min_u64(step, len));
-	int ret = 0;
+	for (size_t pos = 0; pos < len; pos += block_size) {
+		size_t part = min_u64(block_size, len - pos);
+		uint8_t *state = &states[pos / block_size];
 
-	if (!next)
-		return error_errno(err, -ENOMEM, "can't compare");
-	for (size_t at = 0; ret == 0 && at < len; at += step) {
-		size_t n = min_u64(step, len - at);
-
-		ret = read_next(d, next, n, guest_off + at, err);
-		for (size_t pos = 0; ret == 0 && pos < n; pos += block_size) {
-			size_t part = min_u64(block_size, n - pos);
-			uint8_t *state = &states[(at + pos) / block_size];
-
-			if (*state == JOB_BLOCK_ZERO
-				    ? bytes_are_zero(next + pos, part)
-				    : memcmp(buf + at + pos, next + pos, part) == 0)
-				*state = JOB_BLOCK_ABSENT;
-		}
+		if (*state == JOB_BLOCK_ZERO ? bytes_are_zero(next + pos, part)
+					     : memcmp(buf + pos, next + pos, part) == 0)
+			*state = JOB_BLOCK_ABSENT;
 	}
-	return ret;
 }
 
+/* What is left of them goes from where it was read to where it stays. Is it all? */
+static bool keep_data(uint8_t *buf, const uint8_t *old, size_t len, size_t block_size,
+		      const uint8_t *states)
+{
+	bool all = true;
+
+	for (size_t pos = 0; pos < len; pos += block_size) {
+		if (states[pos / block_size] != JOB_BLOCK_DATA)
+			all = false;
+		else if (old != buf)
+			memcpy(buf + pos, old + pos, min_u64(block_size, len - pos));
+	}
+	return all;
+}
+
+/*
+ * Blocks of one kind. Most are the same, so what both sides have is read to the same small places
+ * again and again; but where all differed, what follows is read to where it is to stay.
+ */
 static int read_run(const struct diff *d, uint64_t guest_off, size_t len, size_t block_size,
-		    uint8_t *buf, uint8_t *states, struct qcow2_error *err)
+		    uint8_t *buf, uint8_t *room, uint8_t *states, struct qcow2_error *err)
 {
 	size_t in_disk = (size_t)min_u64(len, qcow2_size(d->image) - guest_off);
+	bool is_data = states[0] == JOB_BLOCK_DATA;
+	bool stays = d->step == SIZE_MAX;
 	int ret = 0;
 
-	if (states[0] == JOB_BLOCK_DATA) {
+	for (size_t at = 0, n; ret == 0 && at < in_disk; at += n) {
+		uint8_t *old = stays ? buf + at : room + JOB_COMPARE_STEP;
+
+		n = min_u64(d->step, in_disk - at);
 		/* where a part of a block is the image's own, that stays */
-		ret = qcow2_pread(d->image, buf, in_disk, guest_off, err);
-		memset(buf + in_disk, 0, len - in_disk);
+		if (is_data)
+			ret = qcow2_pread(d->image, old, n, guest_off + at, err);
+		if (ret == 0)
+			ret = read_next(d, room, n, guest_off + at, err);
+		if (ret < 0)
+			break;
+		drop_same(old, room, n, block_size, states + at / block_size);
+		if (is_data)
+			stays = keep_data(buf + at, old, n, block_size, states + at / block_size);
 	}
-	return ret == 0 ? compare_blocks(d, guest_off, in_disk, block_size, buf, states, err) : ret;
+	if (is_data)
+		memset(buf + in_disk, 0, len - in_disk);
+	return ret;
 }
 
 static int read_diff(const struct job_reader *r, uint64_t guest_off, size_t len, size_t block_size,
@@ -142,6 +162,7 @@ static int read_diff(const struct job_reader *r, uint64_t guest_off, size_t len,
 {
 	const struct diff *d = (const struct diff *)r;
 	uint64_t end = min_u64(guest_off + len, qcow2_size(d->image));
+	uint8_t *room = buf + align_up(len, JOB_ROOM_ALIGN);
 	size_t nblocks = (size_t)div_ceil(end - guest_off, block_size);
 	int ret = job_map_blocks(map_diff, d, guest_off, end, block_size, states, quiet, err);
 
@@ -155,20 +176,25 @@ static int read_diff(const struct job_reader *r, uint64_t guest_off, size_t len,
 			continue;
 		*quiet = 0; /* how far it goes on has to be read */
 		ret = read_run(d, guest_off + at, next * block_size - at, block_size, buf + at,
-			       states + first, err);
+			       room, states + first, err);
 	}
 	return ret;
 }
 
+/* cluster_max: clusters that are larger than a step may be compressed, so they are read whole. */
 static int diff_init(struct diff *d, struct qcow2_image *image, struct qcow2_image *next,
-		     struct qcow2_error *err)
+		     uint64_t cluster_max, struct qcow2_error *err)
 {
 	int ret;
 
-	*d = (struct diff){.reader.read = read_diff, .image = image, .next = next};
+	*d = (struct diff){
+		.reader = {.read = read_diff, .wants_room = true}, .image = image, .next = next};
 	ret = job_files_init(&d->files, image, err);
 	if (ret == 0 && next)
 		ret = job_files_init(&d->next_files, next, err);
+	d->step = job_compare_step(&d->files, next ? &d->next_files : &d->files);
+	if (cluster_max > d->step)
+		d->step = SIZE_MAX;
 	return ret;
 }
 
@@ -190,11 +216,12 @@ static int copy(struct job_copy *c, struct qcow2_image *image, struct qcow2_imag
 		.compressed = compress,
 	};
 	struct diff d;
-	int ret = diff_init(&d, image, next, err);
+	int ret;
 
 	c->reader = &d.reader;
 	c->size_bytes = qcow2_size(image);
 	c->cluster_max = job_largest_cluster(next, job_largest_cluster(image, 0));
+	ret = diff_init(&d, image, next, c->cluster_max, err);
 	if (ret == 0)
 		ret = job_target_open_image(&c->target, image, &how, err);
 	if (ret == 0) {

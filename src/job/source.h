@@ -32,7 +32,14 @@ struct job_reader {
 	 */
 	int (*fetch)(const struct job_reader *r, uint64_t guest_off, uint8_t *packed, size_t *len,
 		     struct image_origin *origin, uint8_t *buf, struct qcow2_error *err);
+	/*
+	 * buf is followed, from a multiple of JOB_ROOM_ALIGN on, by room for what read likes: as
+	 * much as it may be asked for, and 1 MiB at least.
+	 */
+	bool wants_room;
 };
+
+#define JOB_ROOM_ALIGN 4096u
 
 enum job_block {
 	JOB_BLOCK_ABSENT, /* nothing is to be written */

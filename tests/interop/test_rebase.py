@@ -135,3 +135,60 @@ def test_zeros_that_the_old_chain_has_stay_zeros(work):
     e = qemu_img("map", "--output=json", "top", cwd=work).json()
     assert (e[0]["length"], e[0]["zero"], e[0]["data"], e[0]["depth"]) == (2 * MIB, True, False, 0)
     assert os.path.getsize(work / "top") < MIB
+
+
+def similar_disks(rng, block, size):
+    """
+    Two raw disks, and which blocks of them aren't the same: none of a stretch, all of it, some.
+    Where they aren't, one byte may be all; no block is zero.
+    """
+    old = bytearray(rng.randbytes(size))
+    for at in range(0, size, 512):
+        old[at] = 1
+    new, differ, at = bytearray(old), set(), 0
+    while at < size:
+        end = min(size, at + rng.choice([4, 40, 256, 300, 700, 1100]) * 1024)
+        share = rng.choice([0, 0, 0.02, 0.5, 1])
+        for i in range(-(-at // block), -(-end // block)):
+            if rng.random() >= share:
+                continue
+            first, last = i * block, min((i + 1) * block, size)
+            differ.add(i)
+            if rng.random() < 0.5:
+                new[rng.choice([first, last - 1, rng.randrange(first, last)])] ^= 0x40
+            else:
+                new[first:last] = rng.randbytes(last - first)
+                new[first] = old[first] ^ 2
+        at = end
+    return old, new, differ
+
+
+def blocks_of_its_own(folder, name, block):
+    e = qemu_img("map", "--output=json", name, cwd=folder).json()
+    return {i for x in e if x["depth"] == 0 and x["data"]
+            for i in range(x["start"] // block, -(-(x["start"] + x["length"]) // block))}
+
+
+@pytest.mark.parametrize("options,block,words", [
+    ("cluster_size=64k", 65536, []),
+    ("cluster_size=64k", 65536, ["-t", "none", "-T", "none"]),
+    ("cluster_size=64k", 65536, ["-c"]),
+    ("cluster_size=512", 512, []),
+    ("cluster_size=2M", 2 * MIB, []),
+    ("cluster_size=2M,extended_l2=on", 65536, [])])
+def test_what_differs_and_nothing_else_is_copied(options, block, words, work, rng):
+    size = 7 * MIB + rng.randrange(1, 200) * 512
+    old, new, differ = similar_disks(rng, block, size)
+    end = size - rng.choice([0, 512, MIB + 512])  # behind it are zeros
+    differ |= set(range(end // block, -(-size // block))) if end < size else set()
+    (work / "raw").write_bytes(old)
+    (work / "new").write_bytes(new[:end])
+    how = rng.choice([[], ["-c"], ["-c", "-o", "cluster_size=2M"]])
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", *how, "raw", "old", cwd=work).succeeded()
+    qemu_img("create", "-q", "-f", "qcow2", "-o", options, "-b", "old", "-F", "qcow2", "top",
+             cwd=work).succeeded()
+    tool("rebase", *words, "-b", "new", "-F", "raw", "top", cwd=work).succeeded()
+    assert blocks_of_its_own(work, "top", block) == differ
+    is_clean("top", cwd=work)
+    qemu_img("convert", "-O", "raw", "top", "after", cwd=work).succeeded()
+    assert (work / "after").read_bytes() == old
