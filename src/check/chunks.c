@@ -513,13 +513,13 @@ void chunks_states(const struct chunks *c, const struct chunk *chunk, unsigned p
 			if (load_be16(few + (size_t)i * 2) != 0 && at >= pos && at - pos < n)
 				states[at - pos] = chunks_state(c, chunk, at);
 		}
-	} else if (chunk && chunk->form == CHUNK_FOUR && pos % 2 == 0 && n % 2 == 0) {
-		for (unsigned i = 0; i < n; i += 2) {
-			uint8_t codes = chunk->unit[(pos + i) / 2];
+	} else if (chunk && (chunk->form == CHUNK_TWO || chunk->form == CHUNK_FOUR)) {
+		unsigned order = form_order[chunk->form], mask = (1u << (1u << order)) - 1;
 
-			states[i] = narrow_states[codes & 15];
-			states[i + 1] = narrow_states[codes >> 4];
-		}
+		for (unsigned i = 0; i < n; i++, pos++)
+			states[i] =
+				narrow_states[chunk->unit[pos << order >> 3] >> (pos << order & 7) &
+					      mask];
 	} else if (chunk) {
 		for (unsigned i = 0; i < n; i++)
 			states[i] = chunks_state(c, chunk, pos + i);
