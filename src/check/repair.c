@@ -80,6 +80,7 @@ static int mend_group(struct check_run *run, bool raise, uint64_t first, uint64_
 			continue;
 		format_refcount_set(run->block, order, idx + i, count);
 		*changed = true;
+		run->recounted |= computed > 0;
 	}
 	return ret;
 }
@@ -281,12 +282,23 @@ static int mend_l2_table(struct check_run *run, struct mend *m, const struct run
 	return check_change_l2(run, l2, mend_l2_entry, m, err);
 }
 
+/* What is lost is in no entry: nothing but its count was wrong. */
+static bool only_lost(const struct check_run *run)
+{
+	for (size_t i = 0; i < CHECK_FINDINGS; i++)
+		if (run->found[i] > 0 && i != CHECK_LEAK)
+			return false;
+	return run->copied_wrong == 0 && !run->recounted;
+}
+
 int check_repair_entries(struct check_run *run, bool faults, struct qcow2_error *err)
 {
 	struct mend m = {.faults = faults, .active = true, .times = 1};
 	uint64_t len = (uint64_t)run->header.l1_entries * LAYOUT_L1_ENTRY_LEN;
 	int ret;
 
+	if (only_lost(run))
+		return 0;
 	ret = check_change_words(run, run->header.l1_off, run->header.l1_off + len, mend_l1_entry,
 				 &m, err);
 	if (ret == 0 && faults)

@@ -83,6 +83,7 @@ struct check_run {
 	uint64_t copied_wrong;	    /* not 0: there may be COPIED flags that are wrong and that
 				       nobody was told of yet */
 	uint64_t copied_mended;	    /* put right */
+	bool recounted;		    /* the count of something that is used was changed */
 	bool changed;		    /* the image was written to */
 	struct check_report mended; /* counts that the caller is to be told of; or no clusters */
 

@@ -86,6 +86,36 @@ static void leaks_alone_are_mended_on_demand(void **state)
 	forge_free(&f);
 }
 
+/* What is lost is in no table: each look reads them once, and the repair doesn't. */
+static void leaks_that_nothing_refers_to_take_no_look_at_entries(void **state)
+{
+	static const unsigned modes[] = {CHECK_REPAIR_LEAKS, CHECK_REPAIR_ALL};
+
+	(void)state;
+	for (size_t mode = 0; mode < sizeof(modes) / sizeof(modes[0]); mode++) {
+		struct qcow2_storage lower;
+		struct forge f;
+		uint64_t read = 0;
+
+		forge_new(&f, 4);
+		forge_set_count(&f, FORGE_END, 1);
+		lower = f.st;
+		assert_int_equal(storage_record_new(&f.st, lower, true, NULL), 0);
+		assert_int_equal(forge_check(&f, modes[mode]), 0);
+		assert_int_equal(f.result.leaks_fixed, 1);
+		for (size_t i = 0; i < storage_record_entries(f.st); i++) {
+			struct storage_record_entry e = storage_record_entry(f.st, i);
+
+			if (e.op == STORAGE_OP_READ && e.host_off <= FORGE_L2A * FORGE_CS &&
+			    e.host_off + e.len_bytes > FORGE_L2A * FORGE_CS)
+				read++;
+		}
+		assert_int_equal(read, 2);
+		forge_expect(&f, 0, 0);
+		forge_free(&f);
+	}
+}
+
 static void repairing_leaks_leaves_corruptions(void **state)
 {
 	struct forge f;
@@ -391,6 +421,7 @@ int main(void)
 		cmocka_unit_test(each_table_is_read_once),
 		cmocka_unit_test(every_damage_is_found_and_mended),
 		cmocka_unit_test(leaks_alone_are_mended_on_demand),
+		cmocka_unit_test(leaks_that_nothing_refers_to_take_no_look_at_entries),
 		cmocka_unit_test(repairing_leaks_leaves_corruptions),
 		cmocka_unit_test(nothing_is_freed_while_references_may_be_hidden),
 		cmocka_unit_test(a_file_that_was_cut_off_is_not_made_longer),
