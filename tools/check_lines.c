@@ -6,8 +6,7 @@
 #include "check_lines.h"
 #include "cli/diag.h"
 
-#define LINE_SIZE 512
-#define NUMBER_SIZE 24	/* of 64 bits, in decimal, and a zero */
+#define LINE_SIZE 512	/* the longest words, with their numbers */
 #define RUN_MAX 1000000 /* so many clusters in a row have a line each */
 
 /*
@@ -69,63 +68,61 @@ static const char *words_for(const struct qcow2_check_finding *f)
 }
 
 /*
- * The end of buf is where the digits end. There may be millions of them: not with printf, and
- * inline, so that the compiler knows the base.
+ * Puts digits at end, and gives the new end. There may be millions of numbers: not with printf,
+ * inline, so that the compiler knows the base, and where they are to stand, for what is stored in
+ * bytes and then copied in words makes a processor wait.
  */
-static inline const char *digits_of(uint64_t value, unsigned base, char buf[static NUMBER_SIZE])
+static inline char *put_digits(char *end, uint64_t value, unsigned base)
 {
-	char *p = buf + NUMBER_SIZE;
+	size_t n = 1;
 
-	*--p = 0;
-	do {
+	for (uint64_t rest = value / base; rest > 0; rest /= base)
+		n++;
+	end += n;
+	for (char *p = end; n > 0; n--, value /= base)
 		*--p = "0123456789abcdef"[value % base];
-		value /= base;
-	} while (value > 0);
-	return p;
+	return end;
 }
 
 /* What a letter stands for. nth: of the clusters in a row. */
-static const char *value_of(char letter, const struct qcow2_check_finding *f, uint64_t nth,
-			    char buf[static NUMBER_SIZE])
+static char *put_value(char *end, char letter, const struct qcow2_check_finding *f, uint64_t nth)
 {
 	switch (letter) {
 	case 'P':
-		return f->phase == QCOW2_CHECK_REPAIRED ? "Repairing" : "ERROR";
+		return stpcpy(end, f->phase == QCOW2_CHECK_REPAIRED ? "Repairing" : "ERROR");
 	case 'k':
-		return digits_of(f->host_off / f->cluster_bytes + nth, 10, buf);
+		return put_digits(end, f->host_off / f->cluster_bytes + nth, 10);
 	case 'h':
-		return digits_of(f->host_off + nth * f->cluster_bytes, 16, buf);
+		return put_digits(end, f->host_off + nth * f->cluster_bytes, 16);
 	case 'r':
-		return digits_of(f->stored, 10, buf);
+		return put_digits(end, f->stored, 10);
 	case 's':
-		return digits_of(f->stored, 16, buf);
+		return put_digits(end, f->stored, 16);
 	case 'c':
-		return digits_of(f->computed, 10, buf);
+		return put_digits(end, f->computed, 10);
 	case 'i':
-		return digits_of(f->entry_index, 10, buf);
+		return put_digits(end, f->entry_index, 10);
 	default:
-		return digits_of(f->len_bytes, 16, buf);
+		return put_digits(end, f->len_bytes, 16);
 	}
 }
 
 static void put_words(const char *words, const struct qcow2_check_finding *f, uint64_t nth)
 {
-	char line[LINE_SIZE], number[NUMBER_SIZE];
-	size_t len = 0, n;
+	char line[LINE_SIZE], *end = line;
 
-	for (; *words && len + NUMBER_SIZE < sizeof(line); words++) {
+	while (*words) {
+		const char *at = strchrnul(words, '@');
+
+		end = mempcpy(end, words, (size_t)(at - words));
+		words = at;
 		if (*words == '@') {
-			const char *value = value_of(*++words, f, nth, number);
-
-			n = strlen(value);
-			memcpy(line + len, value, n);
-			len += n;
-		} else {
-			line[len++] = *words;
+			end = put_value(end, words[1], f, nth);
+			words += 2;
 		}
 	}
-	line[len++] = '\n';
-	fwrite_unlocked(line, 1, len, stderr); /* one thread reports */
+	*end++ = '\n';
+	fwrite_unlocked(line, 1, (size_t)(end - line), stderr); /* one thread reports */
 }
 
 static void put_sentence(const struct qcow2_check_finding *f)
@@ -198,5 +195,5 @@ int check_lines_put(void *opaque, const struct qcow2_check_finding *f)
 	else
 		for (uint64_t i = 0; i < f->nclusters; i++)
 			put_words(words, f, i);
-	return ferror(stderr) ? -EIO : 0;
+	return ferror_unlocked(stderr) ? -EIO : 0;
 }

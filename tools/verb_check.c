@@ -290,10 +290,12 @@ static int list_findings(bool json)
 /* There may be a hundred thousand, and a program that reads them: not two system calls for each. */
 static void buffer_findings(bool begin)
 {
+	static char buffer[1 << 16]; /* without one of ours the size is ignored */
+
 	if (isatty(STDERR_FILENO))
 		return;
 	fflush(stderr);
-	setvbuf(stderr, NULL, begin ? _IOFBF : _IONBF, begin ? 1 << 16 : 0);
+	setvbuf(stderr, begin ? buffer : NULL, begin ? _IOFBF : _IONBF, begin ? sizeof(buffer) : 0);
 }
 
 static int check(const struct check_args *args)

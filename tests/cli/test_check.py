@@ -298,6 +298,24 @@ def test_leaks_behind_the_end_have_a_line_each_up_to_a_bound(work):
     tool("check", "-q", "-r", "leaks", path).succeeded(0)
 
 
+def test_many_lines_take_few_writes(work):
+    """Every second cluster of 8000 has a count."""
+    qemu_img("create", "-q", "-f", "qcow2", "image.qcow2", "1M", cwd=work).succeeded()
+    path = work / "image.qcow2"
+    with open(path, "r+b") as f:
+        f.seek(48)
+        f.seek(struct.unpack(">Q", f.read(8))[0])
+        f.seek(struct.unpack(">Q", f.read(8))[0] + 64)
+        f.write(b"\0\0\0\1" * 4000)
+        f.truncate(8100 << 16)
+    env = {**SANITIZER_ENV, "ASAN_OPTIONS": SANITIZER_ENV["ASAN_OPTIONS"] + ":detect_leaks=0"}
+    result = command("strace", "-f", "-qq", "-o", work / "calls", "-e", "trace=write", TOOL,
+                     "check", path, env=env).succeeded(3)
+    assert len(lines(result.err)) == 4000
+    calls = (work / "calls").read_text(errors="replace").count("write(2")
+    assert 0 < calls <= len(result.err) // 65536 + 1
+
+
 # ---- options and what isn't an image ----
 
 def test_no_check_for_raw(work):
