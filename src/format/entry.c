@@ -218,6 +218,23 @@ uint64_t format_l2_encode_normal(uint64_t host_off, bool copied)
 	return host_off | (copied ? LAYOUT_ENTRY_COPIED : 0);
 }
 
+void format_l2_fill(const struct format_geometry *g, uint8_t *table, uint64_t host_off, uint32_t n,
+		    uint64_t bitmap)
+{
+	uint64_t entry = format_l2_encode_normal(host_off, true);
+
+	assert(n <= g->l2_entries);
+	for (uint32_t i = 0; i < n; i++, entry += g->cluster_size) {
+		uint8_t *p = table + (size_t)i * g->l2_entry_len;
+
+		store_be64(p, entry);
+		if (g->extended_l2)
+			store_be64(p + LAYOUT_L2_ENTRY_LEN, bitmap);
+	}
+	memset(table + (size_t)n * g->l2_entry_len, 0,
+	       (size_t)(g->l2_entries - n) * g->l2_entry_len);
+}
+
 uint64_t format_l2_encode_zero(uint64_t host_off, bool copied)
 {
 	return format_l2_encode_normal(host_off, copied) | LAYOUT_ENTRY_ZERO;

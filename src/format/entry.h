@@ -88,6 +88,12 @@ enum format_cluster format_l2_subcluster(const struct format_geometry *g,
 					 const struct format_l2_entry *e, uint32_t idx);
 
 uint64_t format_l2_encode_normal(uint64_t host_off, bool copied);
+/*
+ * A whole table: n entries, copied, of clusters that lie side by side from host_off on, all with
+ * that bitmap where L2 is extended; the others are empty.
+ */
+void format_l2_fill(const struct format_geometry *g, uint8_t *table, uint64_t host_off, uint32_t n,
+		    uint64_t bitmap);
 /* host_off 0: plain zero, else preallocated. Standard L2 only. */
 uint64_t format_l2_encode_zero(uint64_t host_off, bool copied);
 /* host_off + len must be below format_compressed_limit; len is the exact compressed length, 1..cs.

@@ -90,22 +90,15 @@ static int place_data(struct walk *w, uint64_t guest, uint64_t n, uint64_t *host
 static int write_l2(struct walk *w, uint64_t l2, uint64_t host, uint64_t n, struct qcow2_error *err)
 {
 	const struct format_geometry *g = &w->d->g;
-	uint64_t entry = format_l2_encode_normal(host << g->cluster_bits, true);
 	uint8_t *table;
 	int rc;
 
 	rc = image_batch_place(w->batch, l2 << g->cluster_bits, g->cluster_size, &table, err);
 	if (rc < 0)
 		return rc;
-	if (g->extended_l2 || n < g->l2_entries)
-		memset(table, 0, g->cluster_size); /* bitmaps of 0: no subcluster has data */
-	for (uint64_t i = 0; i < n; i++) {
-		store_be64(table + i * g->l2_entry_len, entry);
-		if (w->d->all_data && g->extended_l2)
-			store_be64(table + i * g->l2_entry_len + LAYOUT_L2_ENTRY_LEN,
-				   format_subcluster_bitmap(UINT32_MAX, 0));
-		entry += g->cluster_size;
-	}
+	/* bitmaps of 0: no subcluster has data */
+	format_l2_fill(g, table, host << g->cluster_bits, (uint32_t)n,
+		       w->d->all_data ? format_subcluster_bitmap(UINT32_MAX, 0) : 0);
 	return 0;
 }
 

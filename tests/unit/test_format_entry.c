@@ -409,6 +409,32 @@ static void a_fatal_fault_is_named_before_a_harmless_one(void **state)
 	assert_string_equal(format_fault_text(0), "no fault");
 }
 
+static void a_table_is_filled_to_its_last_byte(void **state)
+{
+	const uint64_t bitmap = format_subcluster_bitmap(0xff, 0xff00);
+	uint8_t table[1 << 14];
+
+	(void)state;
+	for (unsigned kind = 0; kind < 2; kind++) {
+		struct format_geometry g = geometry(3, 14, kind, false);
+		const uint32_t counts[] = {0, 1, g.l2_entries - 1, g.l2_entries};
+
+		for (unsigned k = 0; k < 4; k++) {
+			memset(table, 0xa5, sizeof(table));
+			format_l2_fill(&g, table, 5ull << 40, counts[k], bitmap);
+			for (uint64_t i = 0; i < g.l2_entries; i++) {
+				const uint8_t *p = table + i * g.l2_entry_len;
+				bool there = i < counts[k];
+
+				assert_int_equal(load_be64(p),
+						 there ? COPIED | ((5ull << 40) + (i << 14)) : 0);
+				if (kind == 1)
+					assert_int_equal(load_be64(p + 8), there ? bitmap : 0);
+			}
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -430,6 +456,7 @@ int main(void)
 		cmocka_unit_test(a_straight_row_ends_where_an_entry_differs),
 		cmocka_unit_test(a_straight_row_ends_at_the_last_offset_there_is),
 		cmocka_unit_test(a_fatal_fault_is_named_before_a_harmless_one),
+		cmocka_unit_test(a_table_is_filled_to_its_last_byte),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
