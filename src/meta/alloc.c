@@ -44,13 +44,15 @@ void meta_alloc_release(struct meta_alloc *a)
 
 static void set_bits(struct meta_alloc_page *p, unsigned from, unsigned n, bool used)
 {
-	for (; n > 0; from++, n--) {
-		uint64_t bit = 1ull << (from % 64);
+	for (unsigned len; n > 0; from += len, n -= len) {
+		uint64_t bits;
 
+		len = (unsigned)min_u64(n, 64 - from % 64);
+		bits = UINT64_MAX >> (64 - len) << (from % 64);
 		if (used)
-			p->used[from / 64] |= bit;
+			p->used[from / 64] |= bits;
 		else
-			p->used[from / 64] &= ~bit;
+			p->used[from / 64] &= ~bits;
 	}
 }
 

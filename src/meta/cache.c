@@ -422,6 +422,27 @@ void meta_cache_read_ahead(struct meta_cache *cache, uint64_t host_off, unsigned
 	end_ahead(cache, slices, n, ret == 0);
 }
 
+void meta_cache_put_new(struct meta_cache *cache, uint64_t host_off, const uint8_t *bytes,
+			unsigned n)
+{
+	const uint32_t len = cache->slice_len;
+
+	if (cache->nsets * cache->ways < AHEAD_CACHE_MIN)
+		return;
+	for (unsigned done = 0, claimed; done < n; done += claimed) {
+		struct meta_slice slices[NEIGHBOURS] = {0};
+
+		claimed = claim_ahead(cache, host_off + (uint64_t)done * len,
+				      (unsigned)min_u64(n - done, NEIGHBOURS), slices);
+		if (claimed == 0)
+			return;
+		for (unsigned i = 0; i < claimed; i++)
+			memcpy((void *)(uintptr_t)slices[i].bytes, bytes + (size_t)(done + i) * len,
+			       len);
+		end_ahead(cache, slices, claimed, true);
+	}
+}
+
 static bool is_here(const struct meta_cache *c, uint64_t host_off)
 {
 	const struct cache_set *set = meta_cache_set_of(c, host_off);

@@ -100,6 +100,13 @@ bool meta_cache_peek_word(const struct meta_cache *cache, uint64_t host_off, uin
  */
 void meta_cache_read_ahead(struct meta_cache *cache, uint64_t host_off, unsigned n);
 
+/*
+ * The n slices from host_off on have just been written, with these bytes, where nobody looks for
+ * them yet: kept as far as there is room.
+ */
+void meta_cache_put_new(struct meta_cache *cache, uint64_t host_off, const uint8_t *bytes,
+			unsigned n);
+
 /* ---- reading beside changes ---- */
 
 /* The number to be compared after reading; waits out a change that goes on. */

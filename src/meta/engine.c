@@ -210,6 +210,15 @@ static int make_room(void *opaque, struct qcow2_error *err)
 	return meta_commit(m, false, err);
 }
 
+/*
+ * Counts alone, and no barrier: whatever was raised may be durable before it is needed, and what
+ * was lowered waited for its turn in memory (rule 3).
+ */
+static int make_room_for_counts(void *opaque, struct qcow2_error *err)
+{
+	return meta_write_counts(opaque, err);
+}
+
 void meta_engine_use_cache(struct meta *m, struct meta_cache *cache)
 {
 	meta_cache_allow_changes(cache, make_room, m);
@@ -224,7 +233,7 @@ static int new_caches(struct meta *m, uint64_t limit, struct qcow2_error *err)
 	if (ret < 0)
 		return ret;
 	meta_engine_use_cache(m, m->l2);
-	meta_engine_use_cache(m, m->engine->refs);
+	meta_cache_allow_changes(m->engine->refs, make_room_for_counts, m);
 	return 0;
 }
 

@@ -284,6 +284,8 @@ struct meta_order {
 int meta_commit(struct meta *m, bool durable, struct qcow2_error *err);
 /* The same, durable, with the refcounts even where they could wait. */
 int meta_commit_counts(struct meta *m, struct qcow2_error *err);
+/* Writes the refcounts that are dirty, and nothing else; no barrier is needed for that. */
+int meta_write_counts(struct meta *m, struct qcow2_error *err);
 /* Gives away what has waited long enough. all: the gate is closed, so that everything has. */
 void meta_reap(struct meta *m, bool all);
 /* Commits if a lot is waiting to be given away. The caller isn't in the gate. */

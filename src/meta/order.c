@@ -410,6 +410,27 @@ int meta_commit_counts(struct meta *m, struct qcow2_error *err)
 	return commit_all(m, true, err);
 }
 
+int meta_write_counts(struct meta *m, struct qcow2_error *err)
+{
+	struct meta_cache *refs = m->engine->refs;
+	struct meta_dirty_list dirty;
+	int ret;
+
+	/* no commit may write an older copy of a slice after ours */
+	meta_slot_take(&m->engine->order.commit);
+	ret = meta_check_sound(m, err);
+	if (ret == 0) {
+		ret = meta_cache_take_dirty(refs, &dirty, err);
+		if (ret == 0) {
+			storage_event(m->file, QCOW2_EVENT_REFBLOCK_UPDATE_PART);
+			ret = meta_cache_write_dirty(refs, &dirty, err);
+			meta_cache_put_dirty(refs, &dirty, ret == 0);
+		}
+	}
+	meta_slot_leave(&m->engine->order.commit);
+	return ret;
+}
+
 int meta_relieve(struct meta *m, struct qcow2_error *err)
 {
 	unsigned ticket;

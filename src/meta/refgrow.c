@@ -20,6 +20,7 @@
 #include "format/refbits.h"
 #include "meta/engine.h"
 
+#define ENTRIES_TOGETHER 256
 #define REFTABLE_ENTRIES_MAX (LAYOUT_REFTABLE_BYTES_MAX / LAYOUT_REFTABLE_ENTRY_LEN)
 
 static int make_block(struct meta *m, uint64_t idx, struct qcow2_error *err);
@@ -71,6 +72,7 @@ static int write_block(struct meta *m, const struct new_block *b, struct qcow2_e
 	uint64_t in_block = at->first & (g->refblock_entries - 1);
 	uint64_t off = 0;
 	uint64_t len = g->cluster_size;
+	uint32_t slice_len = meta_slice_len(m);
 	int ret = 0;
 
 	if (!block)
@@ -82,9 +84,13 @@ static int write_block(struct meta *m, const struct new_block *b, struct qcow2_e
 		off = align_down(in_block << g->refcount_order >> 3, len);
 		ret = meta_reserve(m, at, err);
 	}
-	if (ret < 0)
-		return ret;
-	return storage_write(m->file, block + off, len, meta_off_of(m, at->first) + off, err);
+	if (ret == 0)
+		ret = storage_write(m->file, block + off, len, meta_off_of(m, at->first) + off,
+				    err);
+	if (ret == 0)
+		meta_cache_put_new(m->engine->refs, meta_off_of(m, at->first), block,
+				   (unsigned)(g->cluster_size / slice_len));
+	return ret;
 }
 
 /* ---- entries that wait for a barrier ---- */
@@ -120,19 +126,26 @@ static int put_off_entry(struct meta *m, uint64_t idx, uint64_t block_off, struc
 	return ret;
 }
 
-static int write_entry(struct meta *m, size_t i, struct qcow2_error *err)
+/* Entries that follow each other in the table, from i on, before end: *n of them in one write. */
+static int write_entries(struct meta *m, size_t i, size_t end, size_t *n, struct qcow2_error *err)
 {
 	struct meta_new_blocks *nb = &m->engine->new_blocks;
-	uint8_t entry[LAYOUT_REFTABLE_ENTRY_LEN];
-	struct meta_new_block b;
+	uint8_t entries[ENTRIES_TOGETHER * LAYOUT_REFTABLE_ENTRY_LEN];
+	size_t len = 0;
+	uint64_t idx;
 
 	pthread_mutex_lock(&nb->lock); /* the list may move */
-	b = nb->list[i];
+	idx = nb->list[i].idx;
+	for (*n = 0; i + *n < end && *n < ENTRIES_TOGETHER;
+	     ++*n, len += LAYOUT_REFTABLE_ENTRY_LEN) {
+		if (nb->list[i + *n].idx != idx + *n)
+			break;
+		store_be64(entries + len, nb->list[i + *n].block_off);
+	}
 	pthread_mutex_unlock(&nb->lock);
 	storage_event(m->file, QCOW2_EVENT_REFBLOCK_ALLOC_HOOKUP);
-	store_be64(entry, b.block_off);
-	return storage_write(m->file, entry, sizeof(entry),
-			     m->header.reftable_off + b.idx * LAYOUT_REFTABLE_ENTRY_LEN, err);
+	return storage_write(m->file, entries, len,
+			     m->header.reftable_off + idx * LAYOUT_REFTABLE_ENTRY_LEN, err);
 }
 
 static void cut_list(struct meta_new_blocks *nb, size_t done)
@@ -149,7 +162,7 @@ static void cut_list(struct meta_new_blocks *nb, size_t done)
 int meta_refs_enter_new(struct meta *m, struct qcow2_error *err)
 {
 	struct meta_new_blocks *nb = &m->engine->new_blocks;
-	size_t n, done = 0;
+	size_t n, some, done = 0;
 	int ret = 0;
 
 	if (atomic_load(&nb->count) == 0)
@@ -160,8 +173,8 @@ int meta_refs_enter_new(struct meta *m, struct qcow2_error *err)
 	if (n > 0 && !META_BROKEN(6))
 		ret = meta_flush_files(m, err);
 	while (done < n && ret == 0) {
-		ret = write_entry(m, done, err);
-		done += ret == 0;
+		ret = write_entries(m, done, n, &some, err);
+		done += ret == 0 ? some : 0;
 	}
 	if (done > 0)
 		cut_list(nb, done);

@@ -259,17 +259,29 @@ static void test_a_count_at_its_maximum_is_left_there(void **state)
 
 /* ---- counts that can't be taken back ---- */
 
-/* From the n-th read on nothing is read any more. */
-static int fail_reads(struct engine_hook *h, enum storage_op op, uint64_t off, uint64_t len)
+static int count_down(struct engine_hook *h, bool counts)
 {
 	unsigned *left = h->opaque;
 
-	(void)off;
-	(void)len;
-	if (op != STORAGE_OP_READ)
+	if (!counts)
 		return 0;
 	*left -= *left > 0;
 	return *left == 0 ? -EIO : 0;
+}
+
+/* From the n-th read on nothing is read any more. */
+static int fail_reads(struct engine_hook *h, enum storage_op op, uint64_t off, uint64_t len)
+{
+	(void)off;
+	(void)len;
+	return count_down(h, op == STORAGE_OP_READ);
+}
+
+static int fail_writes(struct engine_hook *h, enum storage_op op, uint64_t off, uint64_t len)
+{
+	(void)off;
+	(void)len;
+	return count_down(h, op == STORAGE_OP_WRITE);
 }
 
 /*
@@ -314,7 +326,7 @@ static void test_counts_that_were_raised_are_taken_back(void **state)
 	char *path = engine_make(state, "image", "cluster_size=512,refcount_bits=64", "4M");
 	struct qcow2_open_options o = QCOW2_OPEN_OPTIONS_INIT;
 	unsigned left = UINT32_MAX;
-	struct engine_hook h = {.opaque = &left, .before = fail_reads};
+	struct engine_hook h = {.opaque = &left, .before = fail_writes};
 	struct qcow2_image *image;
 	struct meta_run run;
 
@@ -327,7 +339,7 @@ static void test_counts_that_were_raised_are_taken_back(void **state)
 	left = UINT32_MAX;
 	assert_int_equal(engine_hook_open(&h, path, &o, &image, NULL), 0);
 	engine_write(image, 0, 512, 3);
-	left = 10;
+	left = 10; /* blocks are made for all that is taken, and the tenth can't be written */
 	assert_int_equal(meta_take(&image->qcow2->meta, 64 * 60, LAYOUT_HOST_OFF_MAX, &run, NULL),
 			 -EIO);
 	h.before = NULL;
