@@ -179,14 +179,27 @@ static void shrink_back(struct qcow2_image *image, uint64_t old)
 	struct meta *m = &q->meta;
 	const uint64_t cs = m->geometry.cluster_size;
 	uint64_t from = align_up(old, cs), end = align_up(m->size_bytes, cs);
+	uint64_t whole = format_size_to_l1(&m->geometry, old);
+	struct meta_l1_part lost = {0};
 
 	m->engine->progress = NULL; /* it has been told */
+	if (!m->geometry.data_file)
+		end = min_u64(end, whole << table_bits(&m->geometry));
 	if (from < end && data_forget(q->writer, from, end - from, true, NULL) < 0)
 		return;
-	meta_l1_drop_tables(m, format_size_to_l1(&m->geometry, old),
-			    format_size_to_l1(&m->geometry, m->size_bytes));
-	if (meta_commit(m, true, NULL) == 0)
-		meta_reap(m, true);
+	if (m->geometry.data_file)
+		meta_l1_drop_tables(m, whole, format_size_to_l1(&m->geometry, m->size_bytes));
+	else if (meta_l1_take_out(m, whole, format_size_to_l1(&m->geometry, m->size_bytes), &lost,
+				  NULL) < 0)
+		return;
+	/* the file has all of what the tables say; and what was taken and not used goes, too */
+	if (meta_commit(m, true, NULL) < 0) {
+		meta_l1_put_back(m, &lost);
+		return;
+	}
+	atomic_store(&m->engine->ever_freed, true);
+	meta_reap(m, true);
+	(void)meta_l1_let_go(m, &lost, NULL);
 }
 
 static int grow(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
@@ -207,11 +220,11 @@ static int grow(struct qcow2_image *image, uint64_t size_bytes, unsigned preallo
 	ret = hide_old(image, old, size_bytes, err);
 	if (ret == 0 && prealloc != QCOW2_PREALLOC_OFF)
 		ret = preallocate(image, old, prealloc, err);
+	if (ret == 0)
+		ret = commit(q, err);
 	if (ret < 0)
 		shrink_back(image, old);
 	else
-		ret = commit(q, err);
-	if (ret == 0)
 		ret = write_size(q, size_bytes, err);
 	if (ret < 0) {
 		if (m->geometry.data_file)

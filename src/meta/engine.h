@@ -202,6 +202,13 @@ int meta_table_ensure(struct meta *m, uint64_t guest_off, struct qcow2_error *er
 int meta_entries_set(struct meta *m, uint64_t guest_off, const struct meta_entry *e, unsigned n,
 		     bool depends, struct qcow2_error *err);
 void meta_l1_set(struct meta *m, uint64_t idx, uint64_t raw, bool depends);
+/*
+ * Tables for that many L1 entries that are empty, from that of guest_off on, with all that is to be
+ * in them: in one write, here, so that only the L1 entries are left for the commit. On failure no
+ * entry was set.
+ */
+int meta_tables_enter(struct meta *m, uint64_t guest_off, const struct meta_run *tables,
+		      const uint8_t *bytes, struct storage_trail *trail, struct qcow2_error *err);
 /* Words of a bit map with a bit for each sector of an L1 table. */
 size_t meta_l1_dirty_words(uint32_t entries);
 /* The gate is closed. Makes the L1 table that large, if it is smaller. */

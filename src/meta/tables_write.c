@@ -190,3 +190,40 @@ int meta_table_ensure(struct meta *m, uint64_t guest_off, struct qcow2_error *er
 		error_at_guest(err, guest_off);
 	return ret;
 }
+
+/* One by one, as they go. */
+static int guard_each(struct meta *m, uint64_t off, uint64_t n, struct qcow2_error *err)
+{
+	struct meta_guard *guard = &m->engine->guard;
+	const uint64_t cs = m->geometry.cluster_size;
+	uint64_t i = 0;
+	int ret = 0;
+
+	for (; i < n && ret == 0; i += ret == 0)
+		ret = meta_guard_add(guard, META_REGION_L2, off + i * cs, cs, err);
+	while (ret < 0 && i-- > 0)
+		meta_guard_remove(guard, META_REGION_L2, off + i * cs, cs);
+	return ret;
+}
+
+int meta_tables_enter(struct meta *m, uint64_t guest_off, const struct meta_run *tables,
+		      const uint8_t *bytes, struct storage_trail *trail, struct qcow2_error *err)
+{
+	const uint64_t cs = m->geometry.cluster_size, len = tables->nclusters * cs;
+	uint64_t off = meta_off_of(m, tables->first);
+	uint64_t idx = format_l1_index(&m->geometry, guest_off);
+	int ret;
+
+	meta_cache_forget(m->l2, off, len);
+	storage_event(m->file, QCOW2_EVENT_L2_ALLOC_WRITE);
+	ret = storage_write(m->file, bytes, (size_t)len, off, err);
+	if (ret == 0)
+		ret = guard_each(m, off, tables->nclusters, err);
+	if (ret < 0)
+		return ret;
+	storage_trail_add(trail, m->file, off, len);
+	/* rule 5: entries and all, it is durable by barrier one */
+	for (uint64_t i = 0; i < tables->nclusters; i++)
+		meta_l1_set(m, idx + i, format_l1_encode(off + i * cs, true), !META_BROKEN(5));
+	return 0;
+}

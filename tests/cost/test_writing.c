@@ -524,6 +524,33 @@ static void tables_that_a_smaller_disk_loses_are_not_written(void **state)
 	end(&t);
 }
 
+static void tables_of_a_disk_that_grows_are_made_at_once(void **state)
+{
+	static const struct world_config config = {.version = 3,
+						   .cluster_bits = 12,
+						   .refcount_bits = 16,
+						   .size = 2 * K * K,
+						   .max_size = 130 * K * K};
+	const uint64_t tables = 64, refblocks = 16; /* 2 MiB, and 8 MiB, each */
+	struct costed t;
+	struct cost c;
+
+	(void)state;
+	begin(&t, &config);
+	cost_of(&t);
+	t.r.prealloc = QCOW2_PREALLOC_METADATA;
+	assert_int_equal(run_resize(&t.r, config.max_size), 0);
+	c = cost_of(&t);
+	assert_in_range(c.reads, 0, 8);
+	/* the tables in one; a block first with its own count, then with all of them */
+	assert_in_range(c.writes + c.zeros, 8, 2 * refblocks + 16);
+	assert_in_range(c.len, (tables + refblocks) * 4 * K,
+			(tables + 2 * refblocks) * 4 * K + 40 * K);
+	/* the L1 table moves: 3; blocks, what they count, the tables, the size */
+	assert_in_range(c.flushes, 4, 7);
+	end(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -549,6 +576,7 @@ int main(void)
 		cmocka_unit_test(many_new_refcount_blocks_become_durable_together),
 		cmocka_unit_test(many_refcount_blocks_go_together),
 		cmocka_unit_test(tables_that_a_smaller_disk_loses_are_not_written),
+		cmocka_unit_test(tables_of_a_disk_that_grows_are_made_at_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

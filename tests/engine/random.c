@@ -60,6 +60,7 @@ static int resize(struct run *r)
 {
 	uint64_t size = r->w->size;
 
+	r->prealloc = r->w->c.raw ? QCOW2_PREALLOC_OFF : (unsigned)rnd_below(&r->rng, 4);
 	if (rnd_below(&r->rng, 4) == 0)
 		size = rnd_below(&r->rng, r->w->max_size / 512) * 512 + 512;
 	else

@@ -300,19 +300,24 @@ int run_resize(struct run *r, uint64_t size)
 	struct world *w = r->w;
 	struct event *e, *state = NULL;
 	bool moves = moves_state(w, size);
+	unsigned prealloc = size > w->size ? r->prealloc : QCOW2_PREALLOC_OFF;
 	int ret;
 
+	/* the stores can't reserve space, which is an error for a data file alone */
+	if (prealloc == QCOW2_PREALLOC_FALLOC && w->c.data != DATA_INSIDE)
+		prealloc = QCOW2_PREALLOC_FULL;
 	if (part_skip(r))
 		return 0;
 	if (moves)
 		state = part_begin_dropping(r);
 	e = part_begin(r, EVENT_SIZE, 0, 0);
-	snprintf(r->last, sizeof(r->last), "resize from 0x%" PRIx64 " to 0x%" PRIx64, w->size,
-		 size);
+	snprintf(r->last, sizeof(r->last),
+		 "resize from 0x%" PRIx64 " to 0x%" PRIx64 ", preallocation %u", w->size, size,
+		 prealloc);
 	if (e)
 		e->size = size;
 	world_touch(w, min_u64(size, w->size), max_u64(size, w->size) - min_u64(size, w->size));
-	ret = qcow2_resize(r->image, size, QCOW2_PREALLOC_OFF, QCOW2_RESIZE_SHRINK, &r->err);
+	ret = qcow2_resize(r->image, size, prealloc, QCOW2_RESIZE_SHRINK, &r->err);
 	part_end(r, e, ret);
 	if (ret == -ENOTSUP && part_may_refuse_resize(w, size)) {
 		if (e)

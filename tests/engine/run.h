@@ -51,6 +51,7 @@ struct run {
 	struct world *w;
 	struct qcow2_image *image;
 	struct world_how how;
+	unsigned prealloc; /* of what a disk grows by */
 	uint64_t rng, tag;
 	struct history *history; /* or NULL */
 	/*

@@ -204,6 +204,23 @@ static int resize_and_write(struct run *r)
 	return ret;
 }
 
+/* What is added has clusters, and those are written to; every other time it is all taken. */
+static int grow_preallocated(struct run *r)
+{
+	static const unsigned percent[] = {170, 60, 200, 20, 190};
+	uint64_t start = r->w->size;
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < ARRAY_LEN(percent); i++) {
+		r->prealloc = i % 4 ? QCOW2_PREALLOC_METADATA : QCOW2_PREALLOC_FALLOC;
+		ret = run_resize(
+			r, min_u64(align_down(start / 100 * percent[i], 512), r->w->max_size));
+		if (ret == 0)
+			ret = scatter(r, 6, 3000, 4);
+	}
+	return ret;
+}
+
 static int reopen_often(struct run *r)
 {
 	int ret = 0;
@@ -592,6 +609,17 @@ const struct workload workloads[] = {
 	 .samples = 1},
 	{IMAGE("resize-512-lazy", 3, 9, 16, 100 * K, .lazy = true), .run = resize_and_write,
 	 .samples = 1},
+	{IMAGE("grow-preallocated", 3, 9, 16, 100 * K, .raw = false), .run = grow_preallocated},
+	{IMAGE("grow-preallocated-w64", 3, 9, 64, 100 * K, SNAPSHOT), .run = grow_preallocated,
+	 .samples = 1},
+	{IMAGE("grow-preallocated-lazy", 3, 9, 16, 100 * K, .lazy = true, OVER_QCOW2),
+	 .run = grow_preallocated, .samples = 1},
+	{IMAGE("grow-preallocated-tiny", 3, 9, 64, 100 * K, .raw = false), .run = grow_preallocated,
+	 .samples = 1, TINY_CACHES},
+	{IMAGE("grow-preallocated-subclusters", 3, 14, 16, 8 * M, .extended = true, OVER_RAW),
+	 .run = grow_preallocated, .samples = 1},
+	{IMAGE("grow-preallocated-data-file", 3, 9, 16, 100 * K, .data = DATA_FILE),
+	 .run = grow_preallocated, .samples = 1},
 	{IMAGE("lazy", 3, 12, 16, 200 * K, .lazy = true), .run = write_small},
 	{IMAGE("lazy-discard", 3, 12, 16, 200 * K, .lazy = true), .run = discard_and_reuse},
 	{IMAGE("lazy-512", 3, 9, 64, 100 * K, .lazy = true), .run = fill_in_order, .samples = 2},
