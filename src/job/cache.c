@@ -13,7 +13,16 @@ static uint64_t disk_bytes(struct qcow2_storage st)
 	return stat.is_block_device ? stat.size_bytes : stat.disk_bytes;
 }
 
-bool job_fills_cache(struct qcow2_image *const *images, size_t nimages)
+static void spare_layers(struct qcow2_image *image, bool spare)
+{
+	for (const struct qcow2_image *l = image; l; l = l->backing) {
+		storage_spare_cache(l->store, spare);
+		if (l->qcow2)
+			storage_spare_cache(l->qcow2->data_file, spare);
+	}
+}
+
+bool job_spare_cache(struct qcow2_image *const *images, size_t nimages)
 {
 	uint64_t share = storage_cache_share(), sum = 0;
 
@@ -23,16 +32,20 @@ bool job_fills_cache(struct qcow2_image *const *images, size_t nimages)
 			sum += l->qcow2 ? disk_bytes(l->qcow2->data_file) : 0;
 		}
 	}
-	return sum > share;
+	if (sum <= share)
+		return false;
+	for (size_t i = 0; i < nimages; i++)
+		spare_layers(images[i], true);
+	return true;
 }
 
-void job_spare_cache(struct qcow2_image *const *images, size_t nimages, bool spare)
+void job_spare_cache_end(struct qcow2_image *const *images, size_t nimages)
 {
-	for (size_t i = 0; i < nimages; i++) {
-		for (const struct qcow2_image *l = images[i]; l; l = l->backing) {
-			storage_spare_cache(l->store, spare);
-			if (l->qcow2)
-				storage_spare_cache(l->qcow2->data_file, spare);
-		}
-	}
+	for (size_t i = 0; i < nimages; i++)
+		spare_layers(images[i], false);
+}
+
+void job_spare_cache_of(struct qcow2_image *image)
+{
+	spare_layers(image, true);
 }

@@ -20,6 +20,7 @@
 #include "base/work.h"
 #include "base/zero.h"
 #include "image/image.h"
+#include "job/job.h"
 #include "job/twin.h"
 
 #define WINDOW (1024u * 1024)
@@ -281,6 +282,7 @@ static void run_thread(void *opaque, unsigned i)
 
 static int run(struct compare *c)
 {
+	bool spared = job_spare_cache(c->images, 2);
 	int ret = 0;
 
 	pthread_mutex_init(&c->lock, NULL);
@@ -295,6 +297,8 @@ static int run(struct compare *c)
 		tick(c, true);
 	for (int i = 0; i < 2; i++)
 		job_files_release(&c->files[i]);
+	if (spared)
+		job_spare_cache_end(c->images, 2);
 	pthread_mutex_destroy(&c->lock);
 	return c->ret;
 }

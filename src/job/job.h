@@ -10,10 +10,15 @@ int job_convert_check(const struct qcow2_convert_options *o, struct qcow2_error 
 
 /* ---- the page cache (cache.c) ---- */
 
-/* Would the page cache hold hardly anything else after all of these images was read once? */
-bool job_fills_cache(struct qcow2_image *const *images, size_t nimages);
-/* For all layers of the images; true is to be followed by false, when the job is done. */
-void job_spare_cache(struct qcow2_image *const *images, size_t nimages, bool spare);
+/*
+ * All of these images, with their layers, will be read once. true: that would leave hardly anything
+ * else in the page cache, so it is spared from now on, until job_spare_cache_end. An image may be
+ * NULL.
+ */
+bool job_spare_cache(struct qcow2_image *const *images, size_t nimages);
+void job_spare_cache_end(struct qcow2_image *const *images, size_t nimages);
+/* The same whatever its size, and until it is closed. */
+void job_spare_cache_of(struct qcow2_image *image);
 
 /* ---- bitmaps of a conversion (bitmaps.c) ---- */
 

@@ -17,6 +17,7 @@
 #include "codec/codec.h"
 #include "image/options.h"
 #include "job/copy.h"
+#include "job/job.h"
 #include "job/twin.h"
 
 #define FLAGS_KNOWN (QCOW2_REBASE_UNSAFE | QCOW2_REBASE_COMPRESS)
@@ -301,12 +302,15 @@ static int check(const struct qcow2_image *image, const char *name,
 static int copy_difference(struct job_copy *c, struct qcow2_image *image, const char *name,
 			   const struct qcow2_rebase_options *o, struct qcow2_error *err)
 {
-	struct qcow2_image *next = NULL;
-	int ret = name ? open_next(&next, image, name, o, err) : 0;
+	struct qcow2_image *both[2] = {image};
+	int ret = name ? open_next(&both[1], image, name, o, err) : 0;
+	bool spared = ret == 0 && job_spare_cache(both, 2);
 
 	if (ret == 0)
-		ret = copy(c, image, next, o, err);
-	qcow2_close(next);
+		ret = copy(c, image, both[1], o, err);
+	if (spared)
+		job_spare_cache_end(both, 2);
+	qcow2_close(both[1]);
 	return ret;
 }
 

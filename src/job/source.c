@@ -15,7 +15,7 @@
 void job_source_release(struct job_source *s)
 {
 	if (s->spares_cache)
-		job_spare_cache(s->images, s->nimages, false);
+		job_spare_cache_end(s->images, s->nimages);
 	s->spares_cache = false;
 	mem_free(s->starts);
 	s->starts = NULL;
@@ -319,9 +319,7 @@ int job_source_init(struct job_source *s, struct qcow2_image *const *images, siz
 	}
 	s->starts[nimages] = sum;
 	s->size_bytes = sum;
-	s->spares_cache = job_fills_cache(images, nimages);
-	if (s->spares_cache)
-		job_spare_cache(images, nimages, true);
+	s->spares_cache = job_spare_cache(images, nimages);
 	return 0;
 }
 

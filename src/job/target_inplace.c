@@ -176,7 +176,7 @@ static int open_image(struct inplace_target *t, const char *path, const struct j
 		ret = job_source_differs(t->image->qcow2->data_file, t->image->qcow2->data_filename,
 					 source, err);
 	if (ret == 0 && source->spares_cache)
-		job_spare_cache(&t->image, 1, true);
+		job_spare_cache_of(t->image);
 	/* somebody may have changed it since it was looked at */
 	return ret == 0 ? job_existing_check_size(t->image, source->size_bytes, err) : ret;
 }

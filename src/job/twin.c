@@ -26,7 +26,8 @@ int job_files_init(struct job_files *f, const struct qcow2_image *image, struct 
 
 		file->self = store.self;
 		file->is_known = storage_file_stat(store, &st, NULL) == 0;
-		f->is_copied = f->is_copied && file->is_known && !(l->flags & QCOW2_OPEN_DIRECT);
+		f->is_copied = f->is_copied && file->is_known && !(l->flags & QCOW2_OPEN_DIRECT) &&
+			       !storage_spares_cache(store);
 		if (!file->is_known)
 			continue;
 		file->dev = st.dev;

@@ -19,6 +19,13 @@ void storage_spare_cache(struct qcow2_storage st, bool spare)
 		atomic_fetch_sub(&f->sparing, 1);
 }
 
+bool storage_spares_cache(struct qcow2_storage st)
+{
+	struct file *f = file_of(st);
+
+	return f && atomic_load(&f->sparing) != 0;
+}
+
 uint64_t storage_cache_share(void)
 {
 	long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);

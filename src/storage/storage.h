@@ -129,6 +129,8 @@ int storage_clone(struct qcow2_storage from, uint64_t from_off, struct qcow2_sto
  * files, with O_DIRECT, and where the kernel (Linux before 6.14) or the file system can't do that.
  */
 void storage_spare_cache(struct qcow2_storage st, bool spare);
+/* Whether anybody wants that of a file. */
+bool storage_spares_cache(struct qcow2_storage st);
 /* Who goes through so many bytes once should spare the page cache: half of the machine's memory. */
 uint64_t storage_cache_share(void);
 
