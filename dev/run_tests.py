@@ -216,8 +216,9 @@ def threaded_programs(folder):
 
 def python_tests(run, name, folder):
     report = RESULTS / f"pytest-{folder.name}.xml"
-    argv = [sys.executable, "-m", "pytest", "-q", "-ra", "-n", str(JOBS), "-p", "no:cacheprovider",
-            f"--junitxml={report}", "--basetemp", str(RESULTS / "tmp")]
+    # one more than there are cores, since they often wait: for the disk, or for time to pass
+    argv = [sys.executable, "-m", "pytest", "-q", "-ra", "-n", str(JOBS + 1), "-p",
+            "no:cacheprovider", f"--junitxml={report}", "--basetemp", str(RESULTS / "tmp")]
     if run.mode == "quick":
         argv += ["-m", "not slow"]
     run.suite(name, 480, [*argv, "tests", "dev"], report, {"QCOW2_BUILD": str(folder)})
