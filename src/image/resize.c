@@ -199,7 +199,7 @@ static void shrink_back(struct qcow2_image *image, uint64_t old)
 	}
 	atomic_store(&m->engine->ever_freed, true);
 	meta_reap(m, true);
-	(void)meta_l1_let_go(m, &lost, NULL);
+	(void)meta_l1_let_go(m, &lost, NULL, NULL);
 }
 
 static int grow(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
@@ -288,6 +288,7 @@ static int shrink(struct qcow2_image *image, uint64_t size_bytes, struct qcow2_e
 	const uint64_t cs = m->geometry.cluster_size;
 	uint64_t old = m->size_bytes;
 	struct meta_l1_part lost = {0};
+	struct meta_freed_list later = {0};
 	uint64_t end = format_size_to_l1(&m->geometry, old);
 	uint64_t hidden = 0, whole = end;
 	/* where it fails half way a part of the disk has changed */
@@ -314,8 +315,12 @@ static int shrink(struct qcow2_image *image, uint64_t size_bytes, struct qcow2_e
 	if (ret == 0)
 		image_set_size(q, size_bytes);
 	/* whatever size it is, nothing points there; what can't be let go of leaks */
-	(void)meta_l1_let_go(m, &lost, NULL);
-	return ret == 0 ? end_shrink(q, old, err) : ret;
+	(void)meta_l1_let_go(m, &lost, &later, NULL);
+	if (ret == 0)
+		ret = end_shrink(q, old, err);
+	/* most of it has gone with the end of the file */
+	meta_gather_give_back(m, &later);
+	return ret;
 }
 
 /*

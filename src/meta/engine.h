@@ -239,8 +239,13 @@ void meta_l1_put_back(struct meta *m, struct meta_l1_part *part);
  * reached loses a reference: VM state whose place is needed, or that a snapshot has now.
  */
 int meta_l1_cut(struct meta *m, uint64_t from, struct qcow2_error *err);
-/* They are empty durably: what a part of the disk had, data and tables, is free; or leaks. */
-int meta_l1_let_go(struct meta *m, struct meta_l1_part *part, struct qcow2_error *err);
+struct meta_freed_list;
+/*
+ * They are empty durably: what a part of the disk had, data and tables, is free; or leaks. later:
+ * as of meta_walk_drop.
+ */
+int meta_l1_let_go(struct meta *m, struct meta_l1_part *part, struct meta_freed_list *later,
+		   struct qcow2_error *err);
 
 /* ---- the order in which it reaches the file (order.c) ---- */
 
@@ -264,6 +269,11 @@ int meta_freed_reserve(struct meta_freed_list *f, size_t n);
  */
 void meta_gather(struct meta *m, struct meta_freed_list *list, const struct meta_freed *f);
 void meta_gather_end(struct meta *m, struct meta_freed_list *list);
+/*
+ * What is gathered is free already, and nobody has taken any of it: its space goes back to the
+ * host, as far as the file still reaches there.
+ */
+void meta_gather_give_back(struct meta *m, struct meta_freed_list *list);
 
 struct meta_order {
 	struct meta_slot commit;
@@ -339,8 +349,12 @@ int meta_walk_raise(struct meta *m, const uint64_t *l1, uint32_t entries, bool c
 		    struct qcow2_error *err);
 /* One less, and what has none left is free. */
 int meta_walk_lower(struct meta *m, const uint64_t *l1, uint32_t entries, struct qcow2_error *err);
-/* The same for a part of the disk, whose space goes back to the host; progress knows of it. */
-int meta_walk_drop(struct meta *m, const uint64_t *l1, uint32_t entries, struct qcow2_error *err);
+/*
+ * The same for a part of the disk, whose space goes back to the host; progress knows of it. later:
+ * gets what to give back, after the file has been cut; NULL: it is given back at once.
+ */
+int meta_walk_drop(struct meta *m, const uint64_t *l1, uint32_t entries,
+		   struct meta_freed_list *later, struct qcow2_error *err);
 /*
  * Goes through all tables and changes nothing: whether lowering would meet an entry that can't be
  * used. Tells progress of the disk that they map, and can be cancelled.

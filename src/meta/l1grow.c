@@ -214,13 +214,14 @@ static void forget_tables(struct meta *m, const struct meta_l1_part *part)
 	}
 }
 
-int meta_l1_let_go(struct meta *m, struct meta_l1_part *part, struct qcow2_error *err)
+int meta_l1_let_go(struct meta *m, struct meta_l1_part *part, struct meta_freed_list *later,
+		   struct qcow2_error *err)
 {
 	int ret = 0;
 
 	if (part->raw && meta_check_sound(m, NULL) == 0) {
 		forget_tables(m, part);
-		ret = meta_walk_drop(m, part->raw, part->n, err);
+		ret = meta_walk_drop(m, part->raw, part->n, later, err);
 		atomic_store(&m->engine->ever_freed, true);
 	}
 	mem_free(mem_steal(&part->raw));

@@ -32,16 +32,20 @@ struct walk {
 	uint64_t done;	/* runs that were counted */
 	uint64_t limit; /* stops there: to take back what was done */
 	uint8_t *table;
-	struct storage_trail trail;   /* of the tables that are written */
-	struct meta_freed_list freed; /* what has no reference left */
+	struct storage_trail trail;    /* of the tables that are written */
+	struct meta_freed_list *later; /* gets what the caller gives back to the host, or NULL */
+	struct meta_freed_list freed;  /* what has no reference left */
 };
 
 /* What pointed to them is gone, durably, and nobody is in flight. */
 static void free_zeros(struct meta *m, uint64_t first, uint64_t n, void *opaque)
 {
 	struct walk *w = opaque;
-	const struct meta_freed f = {.first = first, .nclusters = n, .give_back = w->give_back};
+	struct meta_freed f = {.first = first, .nclusters = n, .give_back = w->give_back};
 
+	if (w->later)
+		meta_gather(m, w->later, &f);
+	f.give_back &= !w->later;
 	meta_gather(m, &w->freed, &f);
 }
 
@@ -266,11 +270,13 @@ int meta_walk_look(struct meta *m, const uint64_t *l1, uint32_t entries, struct 
 	return walk_l1(&w, l1, entries, err);
 }
 
-int meta_walk_drop(struct meta *m, const uint64_t *l1, uint32_t entries, struct qcow2_error *err)
+int meta_walk_drop(struct meta *m, const uint64_t *l1, uint32_t entries,
+		   struct meta_freed_list *later, struct qcow2_error *err)
 {
 	struct walk w = walk_of(m, LOWER);
 
 	w.give_back = true;
+	w.later = later;
 	w.told_bytes = 0;
 	return lower(&w, l1, entries, err);
 }

@@ -519,8 +519,8 @@ static void tables_that_a_smaller_disk_loses_are_not_written(void **state)
 	assert_in_range(c.len, 4 * 512, 48 * K);
 	/* the map, the size, the counts and what a cut takes, all of it */
 	assert_in_range(c.flushes, 3, 5);
-	/* the file was cut */
-	assert_in_range(c.discards, 0, 4);
+	/* the file was cut: no need to give back what was behind its end */
+	assert_int_equal(c.discards, 0);
 	end(&t);
 }
 
