@@ -353,7 +353,8 @@ static int want_chunk(struct chunks *c, uint64_t key, enum chunk_form form)
 		c->disordered |= c->n > 0 && c->v[c->n - 1].key > key;
 		c->key_max = max_u64(c->key_max, key);
 		v = &c->v[c->n++];
-		*v = (struct chunk){.key = key, .form = form, .unit = unit};
+		/* as a whole: bits set one by one are read, and new memory is zeros first */
+		memcpy(v, &(struct chunk){.key = key, .form = form, .unit = unit}, sizeof(*v));
 		chunk_index_add(&c->index, c->v, c->n);
 	}
 	c->last = v;
