@@ -26,16 +26,18 @@ static int fill_place(struct data_writer *w, const struct data_place *p, unsigne
 	if (m->geometry.data_file)
 		return storage_zero(m->data, p->host_off, min_u64(len, m->size_bytes - p->host_off),
 				    QCOW2_STORAGE_MAY_UNMAP, err);
-	meta_need_end(w->m, p->host_off + len);
 	if (prealloc == QCOW2_PREALLOC_FULL)
-		return storage_zero(m->data, p->host_off, len, 0, err);
-	if (!p->fresh && !m->geometry.extended_l2)
+		ret = storage_zero(m->data, p->host_off, len, 0, err);
+	else if (!p->fresh && !m->geometry.extended_l2)
 		ret = storage_zero(m->data, p->host_off, len, QCOW2_STORAGE_MAY_UNMAP, err);
 	if (ret == 0 && prealloc == QCOW2_PREALLOC_FALLOC) {
 		ret = storage_allocate(m->data, p->host_off, len, err);
 		if (ret == -ENOTSUP)
 			ret = storage_zero(m->data, p->host_off, len, 0, err);
 	}
+	/* not before: the file couldn't be made as long as that where there is no room */
+	if (ret == 0)
+		meta_need_end(w->m, p->host_off + len);
 	return ret;
 }
 

@@ -155,11 +155,15 @@ static int preallocate(struct qcow2_image *image, uint64_t old, unsigned preallo
 	struct image_qcow2 *q = image->qcow2;
 	struct meta *m = &q->meta;
 	uint64_t size_bytes = m->size_bytes;
+	uint64_t from = align_down(old, m->geometry.cluster_size);
 	uint64_t end = align_up(size_bytes, m->geometry.cluster_size);
 	uint64_t file_size;
-	int ret = data_preallocate(q->writer, align_down(old, m->geometry.cluster_size), end,
-				   prealloc, err);
+	int ret;
 
+	/* what the backing file has in the last cluster of before isn't ours to hide */
+	if (backing_end(image) > from)
+		from = align_up(old, m->geometry.cluster_size);
+	ret = data_preallocate(q->writer, from, end, prealloc, err);
 	if (ret < 0)
 		return ret;
 	if (m->geometry.data_file && prealloc != QCOW2_PREALLOC_METADATA)

@@ -132,10 +132,12 @@ static int write_first_state(struct meta *m, const struct meta_run *run, uint64_
 		return 0;
 	storage_event(m->file, QCOW2_EVENT_L2_ALLOC_WRITE);
 	if (old_off == 0) {
+		ret = run->fresh ? meta_reserve(m, run, err)
+				 : storage_zero(m->file, meta_off_of(m, run->first), cs, 0, err);
 		/* not of a copy: a commit beside us might write over its last sector */
-		meta_need_end(m, meta_off_of(m, run->first) + cs);
-		return run->fresh ? meta_reserve(m, run, err)
-				  : storage_zero(m->file, meta_off_of(m, run->first), cs, 0, err);
+		if (ret == 0)
+			meta_need_end(m, meta_off_of(m, run->first) + cs);
+		return ret;
 	}
 	table = mem_alloc(cs, 1);
 	if (!table)
