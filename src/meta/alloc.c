@@ -275,15 +275,35 @@ void meta_alloc_give_back(struct meta *m, uint64_t first, uint64_t n)
 	pthread_mutex_unlock(&a->lock);
 }
 
-int meta_alloc_mark(struct meta *m, uint64_t first, uint64_t n, struct qcow2_error *err)
+/* The pages of n clusters, at least one. */
+static int know_pages_locked(struct meta *m, uint64_t first, uint64_t n, struct qcow2_error *err)
 {
-	struct meta_alloc *a = &m->engine->alloc;
 	int ret = 0;
 
-	pthread_mutex_lock(&a->lock);
 	for (uint64_t idx = first / META_PAGE_CLUSTERS;
 	     ret == 0 && idx <= (first + n - 1) / META_PAGE_CLUSTERS; idx++)
 		ret = know_page_locked(m, idx, err);
+	return ret;
+}
+
+int meta_alloc_hold(struct meta *m, uint64_t first, uint64_t n, struct qcow2_error *err)
+{
+	struct meta_alloc *a = &m->engine->alloc;
+	int ret;
+
+	pthread_mutex_lock(&a->lock);
+	ret = know_pages_locked(m, first, n, err);
+	pthread_mutex_unlock(&a->lock);
+	return ret;
+}
+
+int meta_alloc_mark(struct meta *m, uint64_t first, uint64_t n, struct qcow2_error *err)
+{
+	struct meta_alloc *a = &m->engine->alloc;
+	int ret;
+
+	pthread_mutex_lock(&a->lock);
+	ret = know_pages_locked(m, first, n, err);
 	if (ret == 0) {
 		mark_locked(a, first, n, true);
 		use_up_to_locked(a, first + n);

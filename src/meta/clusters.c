@@ -255,7 +255,7 @@ void meta_reap(struct meta *m, bool all)
 		meta_slot_take(&e->packing);
 		if (all)
 			(void)meta_refs_lower(m, f.first, f.nclusters, gather_zeros, &g, NULL);
-		else
+		else if (meta_alloc_hold(m, f.first, f.nclusters, NULL) == 0) /* or they leak */
 			(void)meta_refs_lower(m, f.first, f.nclusters, free_zeros, &f, NULL);
 		meta_slot_leave(&e->packing);
 		atomic_store(&e->ever_freed, true);

@@ -67,6 +67,11 @@ int meta_alloc_find_at(struct meta *m, uint64_t first, uint64_t n, struct meta_r
 		       struct qcow2_error *err);
 /* They are free: the next search begins no later than there. */
 void meta_alloc_give_back(struct meta *m, uint64_t first, uint64_t n);
+/*
+ * From now on no search finds the n clusters from first on, which are in use, before they are given
+ * back: not even one that looks at their refcounts for the first time when these are 0 already.
+ */
+int meta_alloc_hold(struct meta *m, uint64_t first, uint64_t n, struct qcow2_error *err);
 /* Marks clusters behind all that is in use; none of them is known to be used. */
 int meta_alloc_mark(struct meta *m, uint64_t first, uint64_t n, struct qcow2_error *err);
 /* The cluster behind all that was ever handed out or is in the file. */

@@ -63,8 +63,7 @@ static void adopt(struct meta *m, struct wider *w)
 	struct meta_order *o = &m->engine->order;
 	struct wider old;
 
-	/* who gives clusters away is outside the gate, and may have to commit for room in a cache
-	 */
+	/* the gate is closed; whoever commits from outside of it has this slot */
 	meta_slot_take(&o->commit);
 	old = (struct wider){.l1 = m->l1, .l1_dirty = o->l1_dirty, .l2 = m->l2};
 	m->l1 = w->l1;

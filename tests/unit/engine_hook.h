@@ -96,12 +96,21 @@ static int engine_hook_truncate(void *self, uint64_t size_bytes, struct qcow2_er
 	return ret != 0 ? (ret < 0 ? ret : 0) : storage_truncate(h->lower, size_bytes, err);
 }
 
+static int engine_hook_discard(void *self, uint64_t off, uint64_t len, struct qcow2_error *err)
+{
+	struct engine_hook *h = self;
+	int ret = engine_hook_ask(h, STORAGE_OP_DISCARD, off, len, err);
+
+	return ret != 0 ? (ret < 0 ? ret : 0) : storage_discard(h->lower, off, len, err);
+}
+
 static const struct qcow2_storage_ops engine_hook_ops = {
 	.kind = "hook",
 	.close = engine_hook_close,
 	.size = engine_hook_size,
 	.preadv = engine_hook_preadv,
 	.pwritev = engine_hook_pwritev,
+	.discard = engine_hook_discard,
 	.flush = engine_hook_flush,
 	.truncate = engine_hook_truncate,
 };

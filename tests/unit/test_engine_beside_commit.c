@@ -63,6 +63,45 @@ static void test_dropped_beside_commit_waits_for_the_next(void **state)
 	free(path);
 }
 
+/* ---- giving freed clusters away ---- */
+
+static int write_third(struct engine_hook *h, enum storage_op op, uint64_t off, uint64_t len)
+{
+	(void)off;
+	(void)len;
+	if (op != STORAGE_OP_DISCARD)
+		return 0;
+	h->before = NULL;
+	engine_write(*(struct qcow2_image **)h->opaque, 2 * CS, CS, 3);
+	return 0;
+}
+
+/* Nobody has looked for clusters yet: who does it first, while one is given away, won't get it. */
+static void test_a_cluster_is_found_only_when_it_has_been_given_away(void **state)
+{
+	char *path = engine_make(state, "image", "cluster_size=64k", "4M");
+	struct engine_hook h = {0};
+	struct qcow2_image *image;
+
+	assert_int_equal(engine_hook_open(&h, path, NULL, &image, NULL), 0);
+	engine_write(image, 0, 2 * CS, 1);
+	qcow2_close(image);
+	assert_int_equal(engine_hook_open(&h, path, NULL, &image, NULL), 0);
+	assert_int_equal(qcow2_discard(image, 0, CS, NULL), 0);
+	h.opaque = &image;
+	h.before = write_third;
+	for (unsigned i = 0; i < 3 && h.before; i++)
+		assert_int_equal(qcow2_flush(image, NULL), 0);
+	assert_null(h.before);
+	assert_int_equal(engine_read(image, 2 * CS, CS), 3);
+	engine_write(image, 3 * CS, 2 * CS, 4);
+	assert_int_equal(engine_read(image, 2 * CS, CS), 3);
+	assert_int_equal(engine_read(image, CS, CS), 1);
+	qcow2_close(image);
+	assert_int_equal(QEMU_IMG("check", "-q", path), 0);
+	free(path);
+}
+
 /* ---- rule 1 ---- */
 
 /*
@@ -166,6 +205,7 @@ static void test_a_commit_leaves_a_table_alone_that_is_being_copied(void **state
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		IMAGE_TEST(test_a_cluster_is_found_only_when_it_has_been_given_away),
 		IMAGE_TEST(test_dropped_beside_commit_waits_for_the_next),
 		IMAGE_TEST(test_change_beside_a_commit_without_tables_has_its_barrier),
 		IMAGE_TEST(test_a_commit_leaves_a_table_alone_that_is_being_copied),
