@@ -6,8 +6,8 @@
  * Everything that changes the image is done in guest order, by whoever has the turn: which
  * clusters are handed out, when a commit comes, and which freed clusters it lets be used again
  * follow from the order of the requests alone. So the threads read and compress side by side, and
- * the file has the same bytes for any number of them. Runs without data are written window by
- * window too, however long they are: where one is cut would show in when commits come.
+ * the file has the same bytes for any number of them. Runs of zeros are written window by window
+ * too, however long they are: where one is cut would show in when commits come.
  *
  * The image is sound at any moment; who stops early leaves one that is partly overwritten.
  */

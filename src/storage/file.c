@@ -82,16 +82,22 @@ static int size_op(void *self, uint64_t *size, struct qcow2_error *err)
 	return code == 0 ? 0 : error_errno(err, code, "can't get the size of \"%s\"", f->path);
 }
 
-static bool spares_cache(const struct file *f)
+/*
+ * Large requests only: the kernel drops each piece of the cache that was read or written, however
+ * small a part of it, and would have to read it again for the next part.
+ */
+static bool spares_cache(const struct file *f, uint64_t len)
 {
 	return atomic_load_explicit(&f->sparing, memory_order_relaxed) != 0 &&
-	       !(f->flags & STORAGE_FILE_DIRECT) && !(atomic_load(&f->missing) & FILE_NO_DONTCACHE);
+	       len >= FILE_SPARING_MIN && !(f->flags & STORAGE_FILE_DIRECT) &&
+	       !(atomic_load(&f->missing) & FILE_NO_DONTCACHE);
 }
 
 /* One buffer without a vector around it: the kernel needn't copy that in. */
-static ssize_t transfer(struct file *f, bool write, const struct iovec *v, int n, off_t off)
+static ssize_t transfer(struct file *f, bool write, const struct iovec *v, int n, off_t off,
+			uint64_t len)
 {
-	if (spares_cache(f)) {
+	if (spares_cache(f, len)) {
 		ssize_t r = write ? pwritev2(f->fd, v, n, off, RWF_DONTCACHE)
 				  : preadv2(f->fd, v, n, off, RWF_DONTCACHE);
 
@@ -125,7 +131,7 @@ static int move(struct file *f, bool write, struct iov_cursor *c, uint64_t total
 			n = iov_cut(&ahead, (size_t)(total - *done), pieces, PIECES, &taken);
 			v = pieces;
 		}
-		r = transfer(f, write, v, n, (off_t)(off + *done));
+		r = transfer(f, write, v, n, (off_t)(off + *done), total - *done);
 		if (r < 0 && errno != EINTR)
 			return -errno;
 		if (r == 0)

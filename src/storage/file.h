@@ -27,6 +27,8 @@
 #define FILE_NO_BLKZEROOUT 32u
 #define FILE_NO_DONTCACHE 64u
 
+#define FILE_SPARING_MIN (256u * 1024) /* of a request that spares the page cache */
+
 /*
  * A part of the file that is data, or a hole; start == end: none. Data become a hole only through
  * us, and that is noticed. Holes are remembered only while nobody may write.

@@ -124,9 +124,10 @@ int storage_clone(struct qcow2_storage from, uint64_t from_off, struct qcow2_sto
 		  uint64_t to_off, uint64_t len_bytes, struct qcow2_error *err);
 
 /*
- * spare: from now on, until it is called with false as often, what is read and written doesn't stay
- * in the page cache unless it was there before. A hint: nothing comes of it with stores that are no
- * files, with O_DIRECT, and where the kernel (Linux before 6.14) or the file system can't do that.
+ * spare: from now on, until it is called with false as often, what is read and written in requests
+ * of 256 KiB or more doesn't stay in the page cache unless it was there before. A hint: nothing
+ * comes of it with stores that are no files, with O_DIRECT, and where the kernel or the file system
+ * can't do that (RWF_DONTCACHE).
  */
 void storage_spare_cache(struct qcow2_storage st, bool spare);
 /* Whether anybody wants that of a file. */
