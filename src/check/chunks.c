@@ -70,8 +70,10 @@ static uint8_t *new_unit(struct chunks *c, enum chunk_form form)
 
 static void drop_unit(struct chunks *c, enum chunk_form form, uint8_t *unit)
 {
-	memcpy(unit, &c->pools[form].unused, sizeof(unit));
-	c->pools[form].unused = unit;
+	struct chunks_pool *p = &c->pools[form];
+
+	memcpy(unit, &p->unused, sizeof(p->unused));
+	p->unused = unit;
 }
 
 void chunks_release(struct chunks *c)
