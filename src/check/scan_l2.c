@@ -439,13 +439,16 @@ static int take_piece(void *opaque, uint64_t unit, void *slot, struct qcow2_erro
 		while (ret == 0 && row < end) {
 			uint64_t idx = *row >> ROW_FIRST_SHIFT;
 
-			if (is_single(*row))
+			if (is_single(*row)) {
 				ret = take_singles(run, &s->view, &row, end, err);
-			else if ((*row++ & 3) == ROW_ODD)
+				continue;
+			}
+			if ((*row & 3) == ROW_ODD)
 				ret = take_odd(run, &s->view, bytes + idx * run->g.l2_entry_len,
 					       idx, err);
 			else
-				ret = take_row(run, &s->view, row[-1], err);
+				ret = take_row(run, &s->view, *row, err);
+			row++;
 		}
 	}
 	return ret == 0 ? check_tick(run, first + n) : ret;

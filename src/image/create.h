@@ -79,18 +79,23 @@ int image_place_clear(struct image_place *p, uint64_t header_bytes, struct qcow2
 int image_place_fill(struct image_place *p, uint64_t size_bytes, unsigned prealloc,
 		     struct progress_work *progress, struct qcow2_error *err);
 
-/* Reserves a range, as _FALLOC and _FULL do; it is beyond all that was written or reads as zeros.
- */
-int image_place_reserve(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
-			unsigned prealloc, struct progress_work *progress, struct qcow2_error *err);
+/* ---- space for a range, in pieces, so that it can be told how far it is, and stopped ---- */
 
 /* Writes zeros, as data. */
-int image_place_write_zeros(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
-			    struct progress_work *progress, struct qcow2_error *err);
-
-/* As storage_allocate, in pieces, so that it can be told how far it is, and stopped. */
-int image_place_allocate(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
-			 struct progress_work *progress, struct qcow2_error *err);
+int image_write_zeros(struct qcow2_storage st, uint64_t host_off, uint64_t len_bytes,
+		      struct progress_work *progress, struct qcow2_error *err);
+/* As storage_allocate. */
+int image_allocate(struct qcow2_storage st, uint64_t host_off, uint64_t len_bytes,
+		   struct progress_work *progress, struct qcow2_error *err);
+/*
+ * As _FALLOC and _FULL do; the range is beyond all that was written or reads as zeros. Where space
+ * can't be reserved, zeros are written.
+ */
+int image_reserve(struct qcow2_storage st, uint64_t host_off, uint64_t len_bytes, unsigned prealloc,
+		  struct progress_work *progress, struct qcow2_error *err);
+/* The same of a place: on a device there is nothing to reserve. */
+int image_place_reserve(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
+			unsigned prealloc, struct progress_work *progress, struct qcow2_error *err);
 
 /*
  * For who fills the file himself: _FALLOC becomes _FULL where space can't be reserved, and writing

@@ -116,8 +116,8 @@ int image_place_clear(struct image_place *p, uint64_t header_bytes, struct qcow2
 	return rc < 0 ? rc : storage_flush(p->st, err);
 }
 
-int image_place_write_zeros(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
-			    struct progress_work *progress, struct qcow2_error *err)
+int image_write_zeros(struct qcow2_storage st, uint64_t host_off, uint64_t len_bytes,
+		      struct progress_work *progress, struct qcow2_error *err)
 {
 	size_t size = (size_t)min_u64(len_bytes, ZEROS_BYTES);
 	cleanup_free uint8_t *zeros = mem_zalloc(size, 1);
@@ -128,7 +128,7 @@ int image_place_write_zeros(struct image_place *p, uint64_t host_off, uint64_t l
 	while (len_bytes > 0) {
 		size_t piece = (size_t)min_u64(len_bytes, size);
 
-		rc = storage_write(p->st, zeros, piece, host_off, err);
+		rc = storage_write(st, zeros, piece, host_off, err);
 		if (rc == 0)
 			rc = progress_step(progress, piece, err);
 		if (rc < 0)
@@ -139,15 +139,15 @@ int image_place_write_zeros(struct image_place *p, uint64_t host_off, uint64_t l
 	return 0;
 }
 
-int image_place_allocate(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
-			 struct progress_work *progress, struct qcow2_error *err)
+int image_allocate(struct qcow2_storage st, uint64_t host_off, uint64_t len_bytes,
+		   struct progress_work *progress, struct qcow2_error *err)
 {
 	int rc = 0;
 
 	while (rc == 0 && len_bytes > 0) {
 		uint64_t piece = min_u64(len_bytes, RESERVE_BYTES);
 
-		rc = storage_allocate(p->st, host_off, piece, err);
+		rc = storage_allocate(st, host_off, piece, err);
 		if (rc == 0)
 			rc = progress_step(progress, piece, err);
 		host_off += piece;
@@ -156,24 +156,32 @@ int image_place_allocate(struct image_place *p, uint64_t host_off, uint64_t len_
 	return rc;
 }
 
-int image_place_reserve(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
-			unsigned prealloc, struct progress_work *progress, struct qcow2_error *err)
+int image_reserve(struct qcow2_storage st, uint64_t host_off, uint64_t len_bytes, unsigned prealloc,
+		  struct progress_work *progress, struct qcow2_error *err)
 {
 	struct qcow2_error why;
 	int rc;
 
 	if (len_bytes == 0)
 		return 0;
-	if (prealloc == QCOW2_PREALLOC_FALLOC && !p->is_device) {
+	if (prealloc == QCOW2_PREALLOC_FALLOC) {
 		error_clear(&why);
-		rc = image_place_allocate(p, host_off, len_bytes, progress, &why);
+		rc = image_allocate(st, host_off, len_bytes, progress, &why);
 		if (rc < 0 && rc != -ENOTSUP && err)
 			*err = why;
 		if (rc != -ENOTSUP)
 			return rc;
 		/* a file system that can't reserve: writing is what is left, and what QEMU does */
 	}
-	return image_place_write_zeros(p, host_off, len_bytes, progress, err);
+	return image_write_zeros(st, host_off, len_bytes, progress, err);
+}
+
+int image_place_reserve(struct image_place *p, uint64_t host_off, uint64_t len_bytes,
+			unsigned prealloc, struct progress_work *progress, struct qcow2_error *err)
+{
+	if (p->is_device)
+		prealloc = QCOW2_PREALLOC_FULL;
+	return image_reserve(p->st, host_off, len_bytes, prealloc, progress, err);
 }
 
 unsigned image_place_settle_prealloc(struct image_place *p, unsigned prealloc, uint64_t len_bytes)
@@ -200,7 +208,7 @@ int image_place_fill(struct image_place *p, uint64_t size_bytes, unsigned preall
 	if (rc == 0 && old_bytes < size_bytes)
 		rc = storage_truncate(p->st, size_bytes, err);
 	if (rc == 0 && old_bytes == 0)
-		rc = image_place_write_zeros(p, 0, min_u64(size_bytes, RAW_FIRST_BLOCK), NULL, err);
+		rc = image_write_zeros(p->st, 0, min_u64(size_bytes, RAW_FIRST_BLOCK), NULL, err);
 	return rc;
 }
 

@@ -39,8 +39,8 @@ static int write_tail(struct walk *w, uint64_t last_host, struct qcow2_error *er
 
 	if (w->area || in_cluster == 0 || place->is_device)
 		return 0;
-	return image_place_write_zeros(place, (last_host << d->g.cluster_bits) + in_cluster,
-				       w->mapped_end - d->o.size, NULL, err);
+	return image_write_zeros(place->st, (last_host << d->g.cluster_bits) + in_cluster,
+				 w->mapped_end - d->o.size, NULL, err);
 }
 
 /* Reserves refcount structures and one run of clusters for all data: walk.area_first. */

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 
 #include "base/num.h"
+#include "image/create.h"
 #include "image/image.h"
 #include "meta/bitmap.h"
 
@@ -32,28 +33,6 @@ int image_check_resize(const struct qcow2_image *image, uint64_t size_bytes, uns
 	return 0;
 }
 
-#define FILL_BYTES (256u << 20) /* at once: a file system may take long over it */
-
-/* Space for a part of a flat file that is new. */
-static int fill(struct qcow2_storage store, uint64_t host_off, uint64_t end, unsigned prealloc,
-		struct progress_work *progress, struct qcow2_error *err)
-{
-	int ret = 0;
-
-	while (host_off < end && ret == 0) {
-		uint64_t len = min_u64(end - host_off, FILL_BYTES);
-
-		if (prealloc == QCOW2_PREALLOC_FALLOC)
-			ret = storage_allocate(store, host_off, len, err);
-		else
-			ret = storage_zero(store, host_off, len, 0, err);
-		if (ret == 0)
-			ret = progress_step(progress, len, err);
-		host_off += len;
-	}
-	return ret;
-}
-
 /* ---- raw ---- */
 
 static int raw_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned prealloc,
@@ -68,7 +47,7 @@ static int raw_resize(struct qcow2_image *image, uint64_t size_bytes, unsigned p
 	ret = disk_raw_resize(image->disk, size_bytes, err);
 	if (ret < 0 || size_bytes <= old || prealloc == QCOW2_PREALLOC_OFF)
 		return ret;
-	ret = fill(store, old, size_bytes, prealloc, progress, err);
+	ret = image_reserve(store, old, size_bytes - old, prealloc, progress, err);
 	if (ret < 0)
 		(void)disk_raw_resize(image->disk, old, NULL);
 	return ret;
@@ -167,7 +146,8 @@ static int preallocate(struct qcow2_image *image, uint64_t old, unsigned preallo
 	if (ret < 0)
 		return ret;
 	if (m->geometry.data_file && prealloc != QCOW2_PREALLOC_METADATA)
-		return fill(m->data, old, size_bytes, prealloc, m->engine->progress, err);
+		return image_reserve(m->data, old, size_bytes - old, prealloc, m->engine->progress,
+				     err);
 	/* the file is as long as what is mapped in it */
 	ret = m->engine->device ? 0 : storage_size(m->file, &file_size, err);
 	end = meta_off_of(m, meta_alloc_end(m));

@@ -125,7 +125,7 @@ static int finish_qcow2(struct job_target *target, uint64_t *host_bytes, struct 
 
 	t->work.done_bytes = t->work.total_bytes;
 	if (t->prealloc == QCOW2_PREALLOC_FALLOC && end > 0)
-		ret = image_place_allocate(file, 0, end, &t->work, err);
+		ret = image_allocate(file->st, 0, end, &t->work, err);
 	if (ret == 0)
 		ret = t->writer ? image_writer_finish(t->writer, err)
 				: image_draft_finish(&t->draft, NULL, err);

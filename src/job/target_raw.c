@@ -79,7 +79,7 @@ static int raw_finish(struct job_target *target, uint64_t *host_bytes, struct qc
 	if (t->resize)
 		ret = storage_truncate(t->place.st, t->size_bytes, err);
 	if (ret == 0 && t->prealloc == QCOW2_PREALLOC_FALLOC && t->size_bytes)
-		ret = image_place_allocate(&t->place, 0, t->size_bytes, &t->work, err);
+		ret = image_allocate(t->place.st, 0, t->size_bytes, &t->work, err);
 	if (ret == 0)
 		ret = storage_flush(t->place.st, err);
 	*host_bytes = t->size_bytes;

@@ -129,7 +129,8 @@ static int read_blocks(struct file *f, void *buf, uint64_t len, uint64_t off)
 }
 
 /* A buffer for the blocks from start to end, or as much of it as makes sense. */
-static int get_bounce(struct file *f, uint64_t start, uint64_t end, uint8_t **buf, uint64_t *len)
+static int get_bounce(const struct file *f, uint64_t start, uint64_t end, uint8_t **buf,
+		      uint64_t *len)
 {
 	*len = min_u64(end - start, BOUNCE_BYTES);
 	*buf = mem_aligned((size_t)f->align, *len);

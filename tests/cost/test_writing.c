@@ -324,6 +324,20 @@ static void a_subcluster_over_a_backing_file_is_not_filled(void **state)
 	end(&t);
 }
 
+/* A full disk of many small tables, of which a snapshot was taken. */
+static void begin_with_snapshot(struct costed *t, struct world_config *many, struct history *h)
+{
+	many->cluster_bits = 9; /* 64 entries a table */
+	many->size = 64 * 64 * 512;
+	history_init(h, NULL, 64);
+	h->only_shots = true;
+	begin(t, many);
+	t->r.history = h;
+	write_at(t, 0, many->size);
+	flush(t);
+	assert_int_equal(run_take(&t->r), 0);
+}
+
 /* Whatever the snapshot and the disk have in common is neither read nor written. */
 static void going_back_costs_what_changed_since(void **state)
 {
@@ -333,15 +347,7 @@ static void going_back_costs_what_changed_since(void **state)
 	struct cost c;
 
 	(void)state;
-	many.cluster_bits = 9; /* 64 entries a table */
-	many.size = 64 * 64 * 512;
-	history_init(&h, NULL, 64);
-	h.only_shots = true;
-	begin(&t, &many);
-	t.r.history = &h;
-	write_at(&t, 0, many.size);
-	flush(&t);
-	assert_int_equal(run_take(&t.r), 0);
+	begin_with_snapshot(&t, &many, &h);
 	cost_of(&t);
 	assert_int_equal(run_go_back(&t.r, 0), 0);
 	c = cost_of(&t);
@@ -369,15 +375,7 @@ static void what_going_back_sets_free_is_given_back_in_one_piece(void **state)
 	struct costed t;
 
 	(void)state;
-	many.cluster_bits = 9;
-	many.size = 64 * 64 * 512;
-	history_init(&h, NULL, 64);
-	h.only_shots = true;
-	begin(&t, &many);
-	t.r.history = &h;
-	write_at(&t, 0, many.size);
-	flush(&t);
-	assert_int_equal(run_take(&t.r), 0);
+	begin_with_snapshot(&t, &many, &h);
 	write_all_over(&t, many.size / 512);
 	flush(&t);
 	assert_int_equal(run_go_back(&t.r, 0), 0);

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from lib.mount import mounted
 from lib.run import qemu_img, tool
 
 M = 1 << 20
@@ -14,16 +15,7 @@ DISK = 8 * M
 @pytest.fixture
 def ext2(work):
     """A mounted file system without extents, which has no fallocate."""
-    image, folder = work / "ext2.img", work / "ext2"
-    with open(image, "wb") as f:
-        f.truncate(64 * M)
-    folder.mkdir()
-    subprocess.run(["mkfs.ext2", "-q", "-F", image], check=True)
-    made = subprocess.run(["mount", "-o", "loop", image, folder], capture_output=True, text=True)
-    if made.returncode != 0:
-        pytest.skip(f"no loop devices here: {made.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    yield from mounted(work, 64 * M, "mkfs.ext2", "-q", "-F")
 
 
 @pytest.fixture
@@ -56,3 +48,12 @@ def test_the_space_is_written_instead(ext2, source, target, data_file, options):
     if target == "qcow2":
         qemu_img("check", path).succeeded()
     assert os.stat(data if data_file else path).st_blocks * 512 >= DISK
+
+
+@pytest.mark.parametrize("words", [("-f", "raw"), ("-o", "data_file=data")])
+def test_a_disk_grows_with_zeros_too(ext2, words):
+    path = ext2 / "disk"
+    tool("create", "-q", *words, path, M, cwd=ext2).succeeded()
+    tool("resize", "-q", "--preallocation=falloc", path, 4 * M, cwd=ext2).succeeded()
+    written = ext2 / "data" if (ext2 / "data").exists() else path
+    assert os.stat(written).st_blocks * 512 >= 3 * M

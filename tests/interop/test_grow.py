@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Disks that grow with their space preallocated: what stands at the old end, and a full disk."""
 import os
-import subprocess
 
 import pytest
 
-from lib.run import command, qemu_img, tool
+from lib.mount import mounted
+from lib.run import qemu_img, tool
 
 M = 1 << 20
 MODES = ["metadata", "falloc", "full"]
@@ -30,17 +30,7 @@ def test_what_only_the_backing_file_has_stays(work, rng, mode, options, old):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 700 MiB, in a sparse file."""
-    image, place = tmp_path / "ext4.img", tmp_path / "ext4"
-    with open(image, "wb") as f:
-        f.truncate(700 * M)
-    place.mkdir()
-    command("mkfs.ext4", "-q", "-F", image).succeeded()
-    made = subprocess.run(["mount", "-o", "loop", image, place], capture_output=True, text=True)
-    if made.returncode != 0:
-        pytest.skip(f"nothing can be mounted here: {made.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
-    image.unlink()
+    yield from mounted(tmp_path, 700 * M, "mkfs.ext4", "-q", "-F")
 
 
 @pytest.mark.parametrize("first", ["4M", "100M", "512M"])

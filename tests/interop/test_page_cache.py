@@ -9,10 +9,10 @@ import ctypes
 import errno
 import mmap
 import os
-import subprocess
 
 import pytest
 
+from lib.mount import mounted
 from lib.run import command, qemu_img, tool
 
 M = 1 << 20
@@ -53,18 +53,7 @@ def forget(path):
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """A file system on which files can take twice the memory."""
-    folder = tmp_path_factory.mktemp("large")
-    image, place = folder / "xfs.img", folder / "xfs"
-    with open(image, "wb") as f:
-        f.truncate(4 * MEMORY)
-    place.mkdir()
-    command("mkfs.xfs", "-q", "-K", image).succeeded()
-    made = subprocess.run(["mount", "-o", "loop", image, place], capture_output=True, text=True)
-    if made.returncode != 0:
-        pytest.skip(f"nothing can be mounted here: {made.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
-    image.unlink()
+    yield from mounted(tmp_path_factory.mktemp("large"), 4 * MEMORY, "mkfs.xfs", "-q", "-K")
 
 
 @pytest.fixture

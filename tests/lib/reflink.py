@@ -3,10 +3,8 @@
 import fcntl
 import os
 import struct
-import subprocess
 
-import pytest
-
+from lib import mount
 from lib.run import command
 
 FS_IOC_FIEMAP = 0xc020660b
@@ -19,21 +17,9 @@ MAKE = {"xfs": (320, ["mkfs.xfs", "-q", "-m", "reflink=1"]),
 
 
 def mounted(kind, folder):
-    """Makes one in a file and mounts it: a generator for a fixture."""
+    """One that is made and mounted: a generator for a fixture."""
     size, make = MAKE[kind]
-    image, place = folder / f"{kind}.img", folder / kind
-    with open(image, "wb") as f:
-        f.truncate(size << 20)
-    place.mkdir()
-    command(*make, image).succeeded()
-    made = subprocess.run(["mount", "-o", "loop", image, place], capture_output=True, text=True)
-    if made.returncode != 0:
-        pytest.skip(f"nothing can be mounted here: {made.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
-        image.unlink()
+    return mount.mounted(folder, size << 20, *make)
 
 
 def extents(path):
