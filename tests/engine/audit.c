@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "engine/audit.h"
+#include "engine/bulk.h"
 
 #define OFFSET_MASK 0x00fffffffffffe00ull
 #define COPIED (1ull << 63)
@@ -33,6 +35,8 @@ static uint64_t be(const struct looked *l, uint64_t off, unsigned n)
 {
 	uint64_t v = 0;
 
+	if (n == 8 && off < l->len && l->len - off >= 8)
+		return load_be64(l->bytes + off);
 	for (unsigned i = 0; i < n; i++)
 		v = v << 8 | (off + i < l->len ? l->bytes[off + i] : 0);
 	return v;
@@ -341,11 +345,9 @@ void audit_image(const uint8_t *bytes, uint64_t len, struct audit *a)
 		return;
 	/* a cluster may be taken before the file is that long, but not long before */
 	l.nclusters = len / l.cs + 4096;
-	l.refs = calloc(l.nclusters, sizeof(*l.refs));
-	l.meta = calloc(l.nclusters, 1);
-	l.flagged = calloc(l.nclusters, sizeof(*l.flagged));
-	if (!l.refs || !l.meta || !l.flagged)
-		abort();
+	l.refs = bulk_zeroed(l.nclusters * sizeof(*l.refs));
+	l.meta = bulk_zeroed(l.nclusters);
+	l.flagged = bulk_zeroed(l.nclusters * sizeof(*l.flagged));
 	refer(&l, 0, l.cs, true, "header", 0);
 	see_refcounts(&l);
 	per_l2 = l.cs / (l.extended ? 16 : 8);
@@ -356,7 +358,7 @@ void audit_image(const uint8_t *bytes, uint64_t len, struct audit *a)
 	see_bitmaps(&l);
 	if (!a->dirty)
 		compare_counts(&l);
-	free(l.refs);
-	free(l.flagged);
-	free(l.meta);
+	bulk_free(l.refs);
+	bulk_free(l.flagged);
+	bulk_free(l.meta);
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/num.h"
+#include "engine/bulk.h"
 #include "engine/run.h"
 
 #define SECTOR 512u
@@ -19,19 +20,16 @@ void expected_init(struct expected *x, const struct history *h, const struct wor
 {
 	*x = (struct expected){
 		.h = h, .max_size = w->max_size, .total = w->total, .durable_size = size};
-	x->latest = malloc(x->total + 1);
-	x->durable = malloc(x->total + 1);
-	x->vague = calloc(1, x->total + 1);
-	assert(x->latest && x->durable && x->vague);
-	memcpy(x->latest, bytes, x->total);
-	memcpy(x->durable, bytes, x->total);
+	x->latest = bulk_copy(bytes, x->total);
+	x->durable = bulk_copy(bytes, x->total);
+	x->vague = bulk_zeroed(x->total);
 }
 
 void expected_release(struct expected *x)
 {
-	free(x->latest);
-	free(x->durable);
-	free(x->vague);
+	bulk_free(x->latest);
+	bulk_free(x->durable);
+	bulk_free(x->vague);
 	free(x->settled);
 	*x = (struct expected){0};
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/num.h"
+#include "engine/bulk.h"
 #include "engine/run.h"
 #include "engine/run_parts.h"
 
@@ -24,10 +25,10 @@ void history_init(struct history *h, struct tape *tape, size_t most)
 void history_release(struct history *h)
 {
 	for (size_t i = 0; i < h->count; i++)
-		free(h->events[i].bytes);
+		bulk_free(h->events[i].bytes);
 	for (size_t i = 0; i < h->nshots; i++) {
-		free(h->shots[i].bytes);
-		free(h->shots[i].loose);
+		bulk_free(h->shots[i].bytes);
+		bulk_free(h->shots[i].loose);
 	}
 	free(h->shots);
 	free(h->events);
@@ -68,9 +69,7 @@ void part_keep_bytes(struct event *e, const uint8_t *bytes)
 {
 	if (!e)
 		return;
-	e->bytes = malloc(e->len + 1);
-	assert(e->bytes);
-	memcpy(e->bytes, bytes, e->len);
+	e->bytes = bulk_copy(bytes, e->len);
 }
 
 /* A flush of everything, done by the request that e is of. */
@@ -163,7 +162,7 @@ int run_write(struct run *r, uint64_t off, uint64_t len, enum fill how, unsigned
 
 	if (part_skip(r))
 		return 0;
-	buf = malloc(len + 1);
+	buf = bulk_alloc(len);
 	snprintf(r->last, sizeof(r->last), "write 0x%" PRIx64 " at 0x%" PRIx64 ", flags %u", len,
 		 off, flags);
 	fill_bytes(buf, off, len, ++r->tag, how);
@@ -175,14 +174,14 @@ int run_write(struct run *r, uint64_t off, uint64_t len, enum fill how, unsigned
 	if (flags & QCOW2_WRITE_FUA)
 		part_also_flush(r, e, ret);
 	settle(r, off, buf, len, ret);
-	free(buf);
+	bulk_free(buf);
 	return part_outcome(r, ret);
 }
 
 /* NO_FALLBACK may end in the middle: what is zeros by then stays so. */
 static int adopt_zeros(struct run *r, uint64_t off, uint64_t len)
 {
-	uint8_t *buf = malloc(len + 1);
+	uint8_t *buf = bulk_alloc(len);
 	int ret = qcow2_pread(r->image, buf, len, off, &r->err);
 
 	for (uint64_t i = 0; ret == 0 && i < len; i++) {
@@ -193,7 +192,7 @@ static int adopt_zeros(struct run *r, uint64_t off, uint64_t len)
 	}
 	if (ret == 0)
 		memcpy(r->w->bytes + off, buf, len);
-	free(buf);
+	bulk_free(buf);
 	return ret;
 }
 
@@ -370,12 +369,12 @@ int run_read(struct run *r, uint64_t off, uint64_t len)
 
 	if (part_skip(r))
 		return 0;
-	buf = malloc(len + 1);
+	buf = bulk_alloc(len);
 	snprintf(r->last, sizeof(r->last), "read 0x%" PRIx64 " at 0x%" PRIx64, len, off);
 	ret = qcow2_pread(r->image, buf, len, off, &r->err);
 	if (ret == 0)
 		same = compare_read(r, buf, off, len);
-	free(buf);
+	bulk_free(buf);
 	return same < 0 ? same : part_outcome(r, ret);
 }
 
@@ -388,12 +387,12 @@ int run_read_state(struct run *r, uint64_t off, uint64_t len)
 
 	if (part_skip(r))
 		return 0;
-	buf = malloc(len + 1);
+	buf = bulk_alloc(len);
 	snprintf(r->last, sizeof(r->last), "read VM state, 0x%" PRIx64 " at 0x%" PRIx64, len, off);
 	ret = world_state_read(r->w, r->image, buf, off, len, &r->err);
 	if (ret == 0)
 		same = compare_read(r, buf, r->w->max_size + off, len);
-	free(buf);
+	bulk_free(buf);
 	return same < 0 ? same : part_outcome(r, ret);
 }
 
@@ -406,7 +405,7 @@ int run_write_state(struct run *r, uint64_t off, uint64_t len)
 
 	if (part_skip(r))
 		return 0;
-	buf = malloc(len + 1);
+	buf = bulk_alloc(len);
 	snprintf(r->last, sizeof(r->last), "write VM state, 0x%" PRIx64 " at 0x%" PRIx64, len, off);
 	fill_bytes(buf, at, len, ++r->tag, FILL_NOISE);
 	e = part_begin(r, EVENT_CHANGE, at, len);
@@ -414,7 +413,7 @@ int run_write_state(struct run *r, uint64_t off, uint64_t len)
 	ret = world_state_write(r->w, r->image, buf, off, len, &r->err);
 	part_end(r, e, ret);
 	settle(r, at, buf, len, ret);
-	free(buf);
+	bulk_free(buf);
 	return part_outcome(r, ret);
 }
 

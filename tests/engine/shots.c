@@ -7,19 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/bulk.h"
 #include "engine/run_parts.h"
 
 static size_t tape_now(const struct run *r)
 {
 	return r->history->tape ? tape_count(r->history->tape) : 0;
-}
-
-static void *copy_of(const void *bytes, size_t len)
-{
-	void *copy = malloc(len);
-
-	assert(copy);
-	return memcpy(copy, bytes, len);
 }
 
 /* Refcounts too narrow for one more (compressed clusters share), and what has no snapshots. */
@@ -45,8 +38,8 @@ int run_take(struct run *r)
 	s = &h->shots[h->nshots++];
 	*s = (struct shot){.size = r->w->size, .born_start = tape_now(r)};
 	s->gone_start = s->gone_end = SIZE_MAX;
-	s->bytes = copy_of(r->w->bytes, r->w->total);
-	s->loose = r->loose ? copy_of(r->loose, r->w->total) : NULL;
+	s->bytes = bulk_copy(r->w->bytes, r->w->total);
+	s->loose = r->loose ? bulk_copy(r->loose, r->w->total) : NULL;
 	snprintf(s->name, sizeof(s->name), "s%zu", h->nshots);
 	snprintf(r->last, sizeof(r->last), "take snapshot %s", s->name);
 	r->w->flags_may_miss |= r->w->c.version == 2;
@@ -64,8 +57,8 @@ int run_take(struct run *r)
 	if (may_refuse_shot(r->w, ret)) {
 		s->gone_start = s->gone_end = 0; /* it mustn't be there */
 		if (ret == -ENOTSUP) {
-			free(s->bytes);
-			free(s->loose);
+			bulk_free(s->bytes);
+			bulk_free(s->loose);
 			h->nshots--;
 		}
 		return 0;
@@ -150,6 +143,8 @@ int run_forget(struct run *r, size_t idx)
 static int compare_shot(const struct shot *s, const uint8_t *buf, uint64_t from, uint64_t to,
 			const char *when)
 {
+	if (memcmp(buf + from, s->bytes + from, to - from) == 0)
+		return 0;
 	for (uint64_t i = from; i < to; i++) {
 		if (buf[i] != s->bytes[i] && !(s->loose && s->loose[i]))
 			return complain("%s: snapshot %s: 0x%02x instead of 0x%02x at 0x%" PRIx64,
@@ -161,7 +156,7 @@ static int compare_shot(const struct shot *s, const uint8_t *buf, uint64_t from,
 static int read_shot(const struct shot *s, struct world *w, struct qcow2_image *image,
 		     const char *when)
 {
-	uint8_t *buf = malloc(w->total + 1);
+	uint8_t *buf = bulk_alloc(w->total);
 	int ret = expected_read(w, image, buf);
 
 	if (qcow2_size(image) < s->size)
@@ -170,7 +165,7 @@ static int read_shot(const struct shot *s, struct world *w, struct qcow2_image *
 		ret = compare_shot(s, buf, 0, s->size, when);
 	if (ret == 0)
 		ret = compare_shot(s, buf, w->max_size, w->total, when);
-	free(buf);
+	bulk_free(buf);
 	return ret;
 }
 

@@ -23,6 +23,7 @@
 
 #include "base/alloc.h"
 #include "base/num.h"
+#include "engine/bulk.h"
 #include "engine/workload.h"
 
 #define ALARM 120 /* seconds for one workload and kind of fault: then it hangs */
@@ -232,7 +233,7 @@ static int check_content(struct trial *t, struct qcow2_image *image)
 	expected_advance(&x, SIZE_MAX);
 	if (size > t->w->max_size)
 		size = t->w->max_size;
-	disk = malloc(t->w->total + 1);
+	disk = bulk_alloc(t->w->total);
 	ret = expected_read(t->w, image, disk);
 	if (ret == 0)
 		ret = expected_check(&x, disk, size, "the file afterwards");
@@ -242,7 +243,7 @@ static int check_content(struct trial *t, struct qcow2_image *image)
 		ret = compare_finished(t, disk, 0, t->w->size);
 	if (ret == 0 && !t->r.unfinished)
 		ret = compare_finished(t, disk, t->w->max_size, t->w->total);
-	free(disk);
+	bulk_free(disk);
 	expected_release(&x);
 	return ret;
 }
@@ -276,7 +277,7 @@ static int run_once(struct trial *t, const struct kind *kind, uint64_t nth, bool
 	t->r = (struct run){.w = t->w, .how = t->load->how, .rng = t->seed, .most = t->most};
 	t->r.tag = t->seed << 20;
 	t->r.history = &t->h;
-	t->r.loose = calloc(1, t->w->total + 1);
+	t->r.loose = bulk_zeroed(t->w->total);
 	arm(kind, nth, &t->r);
 	ret = run_open(&t->r);
 	if (ret == 0)
@@ -292,7 +293,7 @@ static int run_once(struct trial *t, const struct kind *kind, uint64_t nth, bool
 		qcow2_close(t->r.image);
 	if (ret == 0)
 		ret = look_at_file(t);
-	free(t->r.loose);
+	bulk_free(t->r.loose);
 	history_release(&t->h);
 	return ret;
 }
