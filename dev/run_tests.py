@@ -31,6 +31,7 @@ RELEASE = ROOT / "build-release"
 THREADS = ROOT / "build-threads"
 BUDGET = 15 * 60
 JOBS = os.cpu_count() or 1
+TESTS_AT_ONCE = JOBS + 1  # they often wait: for the disk, or for time to pass
 TOOLS = ["meson", "ninja", "gcc", "g++", "clang", "clang-format", "qemu-img", "qemu-io",
          "qemu-nbd", "7z", "zstd", "mkfs.ext4", "e2fsck", "nm", "pkg-config", "shellcheck"]
 # Reports name functions and lines, not variables: compiling takes less time without those.
@@ -194,7 +195,7 @@ def check_scripts(run):
 def meson_tests(run, name, folder, *options):
     patience = "20" if run.mode == "long" else "2"
     argv = ["meson", "test", "-C", str(folder), "--no-rebuild", "--print-errorlogs",
-            "--num-processes", str(JOBS), "--timeout-multiplier", patience, *options]
+            "--num-processes", str(TESTS_AT_ONCE), "--timeout-multiplier", patience, *options]
     run.suite(name, 360, argv, folder / "meson-logs/testlog.junit.xml")
 
 
@@ -216,8 +217,7 @@ def threaded_programs(folder):
 
 def python_tests(run, name, folder):
     report = RESULTS / f"pytest-{folder.name}.xml"
-    # one more than there are cores, since they often wait: for the disk, or for time to pass
-    argv = [sys.executable, "-m", "pytest", "-q", "-ra", "-n", str(JOBS + 1), "-p",
+    argv = [sys.executable, "-m", "pytest", "-q", "-ra", "-n", str(TESTS_AT_ONCE), "-p",
             "no:cacheprovider", f"--junitxml={report}", "--basetemp", str(RESULTS / "tmp")]
     if run.mode == "quick":
         argv += ["-m", "not slow"]
@@ -228,7 +228,7 @@ def fuzz(run):
     factor = 10 if run.mode == "long" else 1
     targets = sorted(p for p in (CLANG / "fuzz").glob("fuzz_*") if p.is_file())
     # Those that open whole images run longest, and first.
-    plan = sorted((30 if "open" in p.name else 5, p) for p in targets)[::-1]
+    plan = sorted((20 if "open" in p.name else 3, p) for p in targets)[::-1]
     if not plan:
         run.failed.append("fuzzing: there are no targets")
     run.say(f"fuzzing: {len(plan)} targets")

@@ -5,8 +5,8 @@
  * page faults. Blocks that were given back are kept and taken again, poisoned in between.
  * Thread-safe.
  */
-#ifndef QCOW2_TESTS_ENGINE_BULK_H
-#define QCOW2_TESTS_ENGINE_BULK_H
+#ifndef TESTS_ENGINE_BULK_H
+#define TESTS_ENGINE_BULK_H
 
 #include <stddef.h>
 

@@ -199,8 +199,9 @@ static void check_target(const struct world *w, bool done, bool leaks_too)
 
 	check_structure(w, done || leaks_too);
 	assert_true(count_old(w, now) == 0 || !done);
-	assert_memory_equal(now + SOURCE_SIZE, w->before + SOURCE_SIZE, TARGET_SIZE - SOURCE_SIZE);
-	assert_memory_equal(snapshot, w->snapshot, TARGET_SIZE);
+	assert_int_equal(
+		memcmp(now + SOURCE_SIZE, w->before + SOURCE_SIZE, TARGET_SIZE - SOURCE_SIZE), 0);
+	assert_int_equal(memcmp(snapshot, w->snapshot, TARGET_SIZE), 0);
 	free(now);
 	free(snapshot);
 }
@@ -217,6 +218,7 @@ static struct qcow2_convert_options options_of(unsigned flags, unsigned threads)
 
 	options.flags = flags;
 	options.threads = threads;
+	options.compression_level = 1; /* how small it gets isn't what is tested */
 	return options;
 }
 
