@@ -169,7 +169,7 @@ class Plan:
 
 def plan(qcow2, limits, images, full):
     """What the rows need, and the rows, in the order of the table."""
-    small = images if full else Images(images.folder.parent / "packed", images.data_bytes // 4)
+    small = images if full else Images(images.folder.parent / "packed", images.data_bytes // 2)
     copies = Copies(images, small)
     p = Plan(qcow2, limits, copies, full)
     return copies, [*p.plain_ways(), *p.sparse_ways(), *p.packed_ways(), *p.two_images(),

@@ -12,7 +12,6 @@ from images import GIB, MIB, command
 from measure import Failed, Row, touch_memory
 
 SIDES = ["ours", "theirs", "limit"]
-FULL = GIB  # the disk that is written already, and the one that lies below overlays
 EMPTY = 4 * GIB  # the one that isn't
 PAGE = 4096
 LAYERS = 300
@@ -30,14 +29,14 @@ def jumps(disk_bytes):
     return (int(disk_bytes / PAGE * 0.3819660112501051) | 1) * PAGE
 
 
-def fill(path, image_format, pattern):
+def fill(path, image_format, size, pattern):
     """
     A full disk, page after page. In small writes, because ext4 then has it in small pieces in
     memory: where one file lies in large pieces and the other doesn't, writes to them take 2 µs or
     10 µs for the kernel's own reasons.
     """
     command("qemu-img", "bench", "-q", "-f", image_format, "-t", "unsafe", "-w", "-s", PAGE, "-c",
-            FULL // PAGE, f"--pattern={pattern}", path)
+            size // PAGE, f"--pattern={pattern}", path)
 
 
 def create(path, image_format, size, *options):
@@ -48,8 +47,10 @@ def create(path, image_format, size, *options):
 class Disks:
     """Files that rows work on. Each side has its own, so that what it wrote can be compared."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, size):
+        """size: of the disk that is written already, and of the one that lies below overlays."""
         self.folder = folder
+        self.size = size
         self.base = folder / "io-base.qcow2"
         self.packed = folder / "io-packed.qcow2"
         self.packed_small = folder / "io-packed-small.qcow2"
@@ -65,13 +66,13 @@ class Disks:
     def prepare(self, say):
         self.folder.mkdir(parents=True, exist_ok=True)
         say("making the disks that are read and written")
-        create(self.base, "qcow2", FULL)
-        fill(self.base, "qcow2", 0x11)
+        create(self.base, "qcow2", self.size)
+        fill(self.base, "qcow2", self.size, 0x11)
         for side in SIDES:
             kind = "raw" if side == "limit" else "qcow2"
             how = [] if side == "limit" else ["-o", "preallocation=metadata"]
-            create(self.full(side), kind, FULL, *how)
-            fill(self.full(side), kind, 0x22)
+            create(self.full(side), kind, self.size, *how)
+            fill(self.full(side), kind, self.size, 0x22)
         self.make_packed(self.packed, PACKED)
         self.make_packed(self.packed_small, 16 * MIB)
         self.make_chain()
@@ -98,7 +99,7 @@ class Disks:
             path = self.top(n)
             path.unlink(missing_ok=True)
             command("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", below, "-F", "qcow2",
-                    path, FULL)
+                    path, self.size)
             below = path
 
     def top(self, n=LAYERS - 1):
@@ -123,7 +124,7 @@ class Disks:
         def make(side):
             self.out(side).unlink(missing_ok=True)
             if side == "limit":
-                create(self.out(side), "raw", FULL)
+                create(self.out(side), "raw", self.size)
             else:
                 create(self.out(side), "qcow2", None, *options, "-b", self.base, "-F", "qcow2")
         return make
@@ -142,7 +143,7 @@ class IoRow(Row):
         self.writes = writes
 
     def run(self, stopwatch, say):
-        for number in range(self.rounds):
+        for number in self.numbers():
             sides = self.sides(number)
             for side in sides:
                 self.samples[side].append(self.once(side, stopwatch))
@@ -194,7 +195,8 @@ def fastest_engine():
 
 
 def plan(io_bench, folder, full):
-    disks = Disks(folder)
+    size = GIB if full else GIB // 2
+    disks = Disks(folder, size)
     engine = fastest_engine()
     rounds = 11 if full else 3
     patterns = iter(range(0x31, 0x100))
@@ -227,58 +229,59 @@ def plan(io_bench, folder, full):
     def random(disk_bytes, count, depth):
         return ["-s", PAGE, "-S", jumps(disk_bytes), "-c", count, "-d", depth]
 
-    def sequential(size):
-        return ["-s", size, "-S", size, "-c", GIB // 2 // size, "-d", 1]
+    def sequential(piece):
+        return ["-s", piece, "-S", piece, "-c", GIB // 2 // piece, "-d", 1]
 
     rows = []
     for depth, reads, writes in (1, 3.5, 6), (32, 4, 5):
-        rows += [row(f"4 KiB reads, depth {depth}", disks.full, *random(FULL, 400000, depth),
+        rows += [row(f"4 KiB reads, depth {depth}", disks.full, *random(size, 400000, depth),
                      write=False, target=reads, within=1.15),
                  row(f"4 KiB writes in place, depth {depth}", disks.full,
-                     *random(FULL, 50000, depth), target=writes, within=1.2)]
+                     *random(size, 50000, depth), target=writes, within=1.2)]
     for depth in 1, 32:
         where = f"depth {depth}"
         subclusters = disks.overlay("-o", "extended_l2=on")
         rows += [row(f"4 KiB writes, empty, {where}", disks.out, *random(EMPTY, 50000, depth),
-                     make=disks.empty, ready=2 * GIB, target=8, within=1.3),
-                 row(f"4 KiB writes, overlay, {where}", disks.out, *random(FULL, 8000, depth),
+                     make=disks.empty, ready=2 * GIB, target=8, within=1.3, thorough=depth > 1),
+                 row(f"4 KiB writes, overlay, {where}", disks.out, *random(size, 8000, depth),
                      make=disks.overlay(), ready=2 * GIB, below=disks.full("limit"), target=1.8,
-                     within=1.3),
+                     within=1.3, thorough=depth > 1),
                  row(f"4 KiB writes, overlay with subclusters, {where}", disks.out,
-                     *random(FULL, 16000, depth), make=subclusters, ready=2 * GIB, target=2,
-                     within=1.3)]
+                     *random(size, 16000, depth), make=subclusters, ready=2 * GIB, target=2,
+                     within=1.3, thorough=depth > 1)]
     # these wait for the disk, which may have other things to do: more rounds
     flushes = {"cache": "writeback", "rounds": 3 * rounds}
     each = ["--flush-interval", 1]
-    for size in PAGE, 64 << 10:
+    for piece in PAGE, 64 << 10:
         for depth in 1, 32:
             for write in False, True:
                 what = "writes in place" if write else "reads"
                 rows.append(row(
-                    f"{size >> 10} KiB {what}, direct, depth {depth}", disks.full, "-s", size, "-S",
-                    jumps(FULL) // PAGE // 16 * 16 * PAGE + size, "-c",
+                    f"{piece >> 10} KiB {what}, direct, depth {depth}", disks.full, "-s", piece,
+                    "-S", jumps(size) // PAGE // 16 * 16 * PAGE + piece, "-c",
                     4000 if depth == 1 else 16000, "-d", depth,
                     write=write, cache="none", queue=True, within=1.05))
     rows += [
         row("4 KiB reads of a compressed image", lambda side: disks.packed,
             *random(PACKED, 8000, 1), write=False, limit=disks.base, target=10),
         row("4 KiB reads of a compressed image of 16 MiB", lambda side: disks.packed_small,
-            *random(16 * MIB, 20000, 1), write=False, limit=disks.base, target=10),
+            *random(16 * MIB, 20000, 1), write=False, limit=disks.base, target=10,
+            thorough=True),
         row(f"4 KiB reads through {LAYERS} layers", lambda side: disks.top(),
-            *random(FULL, 1000000, 1), write=False, limit=disks.base, fewer=500, target=100,
+            *random(size, 1000000, 1), write=False, limit=disks.base, fewer=500, target=100,
             within=1.3),
-        *[row(f"4 KiB reads over {size}, mapped, direct", lambda side, s=size: disks.mapped[s],
+        *[row(f"4 KiB reads over {s}, mapped, direct", lambda side, s=s: disks.mapped[s],
               "-s", PAGE, "-S", MAPPED_STEP, "-c", 1000000, "-d", 1, write=False, cache="none",
               limit=disks.mapped["16G"], fewer=fewer, target=target, within=1.5)
-          for size, target, fewer in [("256G", 3, 1), ("1T", 20, 50)]],
+          for s, target, fewer in [("256G", 3, 1), ("1T", 20, 50)]],
     ]
     rows += [
         row("64 KiB writes, empty, in order", disks.out, *sequential(64 << 10), make=disks.empty,
             ready=2 * GIB, target=2.5, within=1.25),
         row("1 MiB writes, empty, in order", disks.out, *sequential(MIB), make=disks.empty,
-            ready=2 * GIB),
-        row("4 KiB writes in place, a flush after each", disks.full, *random(FULL, 500, 1), *each,
-            **flushes),
+            ready=2 * GIB, thorough=True),
+        row("4 KiB writes in place, a flush after each", disks.full, *random(size, 500, 1), *each,
+            thorough=True, **flushes),
         row("4 KiB writes, empty, a flush after each", disks.out, *random(EMPTY, 300, 1), *each,
             make=disks.empty, target=2, **flushes),
         row("4 KiB writes, empty, lazy refcounts, a flush after each", disks.out,

@@ -4,6 +4,7 @@ import mmap
 import os
 import statistics
 import subprocess
+import time
 from pathlib import Path
 
 
@@ -95,8 +96,10 @@ class Row:
     `no_larger` our file may not be larger than theirs, either. `floor` is a second limit: the
     slower of the two counts in each round. Theirs runs in the first `theirs_rounds` only, where it
     takes too long to be waited for again and again. `ready` is the stopwatch's. A quick run leaves
-    out what is `thorough`.
+    out what is `thorough`, and sets `patience`: no round begins after so many seconds.
     """
+
+    patience = float("inf")
 
     def __init__(self, name, ours, theirs, output=None, repeat=1, rounds=3, target=1.0, limit=None,
                  within=None, verify=None, floor=None, no_larger=False, theirs_rounds=None,
@@ -125,8 +128,15 @@ class Row:
         sides = sides[number % len(sides):] + sides[:number % len(sides)]
         return [s for s in sides if s != "theirs" or number < self.theirs_rounds]
 
-    def run(self, stopwatch, say):
+    def numbers(self):
+        """Those of the rounds, as long as there is patience for one more."""
+        end = time.monotonic() + self.patience
         for number in range(self.rounds):
+            if number == 0 or time.monotonic() < end:
+                yield number
+
+    def run(self, stopwatch, say):
+        for number in self.numbers():
             for side in self.sides(number):
                 sample = self.once(side, stopwatch)
                 self.samples[side].append(sample)

@@ -10,15 +10,15 @@ from copy_rows import same_disk
 from images import GIB, command, convert, make_disk, make_once, warm
 from measure import Row
 
+DATA = GIB  # copied by nobody but theirs, so a quick run has as much of it
 SYSTEMS = {"xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"], "btrfs": ["mkfs.btrfs", "-q"]}
 
 
 class Shared:
     """The mounted file systems, with a raw disk and a qcow2 image on each."""
 
-    def __init__(self, folder, data_bytes):
+    def __init__(self, folder):
         self.folder = folder
-        self.data_bytes = min(data_bytes, GIB)
         self.mounted = []
 
     def place(self, system):
@@ -28,7 +28,7 @@ class Shared:
         """False: they can't be had here."""
         for system, make in SYSTEMS.items():
             place = self.place(system)
-            image = self.folder / f"{system}-{self.data_bytes >> 20}-mib.img"
+            image = self.folder / f"{system}-{DATA >> 20}-mib.img"
             place.mkdir(parents=True, exist_ok=True)
             make_once(image, lambda p, argv=make: self.make_system(p, argv), say)
             done = subprocess.run(["mount", "-o", "loop,discard", image, place],
@@ -39,7 +39,7 @@ class Shared:
                 return False
             self.mounted.append(place)
             raw, plain = place / "disk.raw", place / "disk.qcow2"
-            make_once(raw, lambda p: make_disk(p, self.data_bytes), say)
+            make_once(raw, lambda p: make_disk(p, DATA), say)
             make_once(plain, lambda p, source=raw: convert(source, p), say)
             command("sync", "-f", place)
             warm([raw, plain])
@@ -47,7 +47,7 @@ class Shared:
 
     def make_system(self, image, make):
         with open(image, "wb") as f:
-            f.truncate(4 * self.data_bytes + GIB)
+            f.truncate(4 * DATA + GIB)
         command(*make, image)
 
     def remove(self):
@@ -55,9 +55,9 @@ class Shared:
             subprocess.run(["umount", place], check=True)
 
 
-def plan(qcow2, folder, data_bytes, full):
+def plan(qcow2, folder, full):
     """What the rows need, and the rows."""
-    shared = Shared(folder, data_bytes)
+    shared = Shared(folder)
 
     def row(system, source, target):
         place = shared.place(system)
