@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -191,29 +192,30 @@ def test_progress_in_percent(source, work):
     assert (done.returncode, done.stdout) == (0, b"")
 
 
-def slow(work):
-    """A source that -r keeps busy for a few seconds."""
-    Path(work, "big.raw").write_bytes(os.urandom(12 << 20))
+def slow(work, mib=12):
+    """A source that -r keeps busy for a second for every three MiB."""
+    Path(work, "big.raw").write_bytes(os.urandom(mib << 20))
     return ["convert", "-f", "raw", "-r", "3M", "-O", "qcow2", "big.raw"]
 
 
 def test_a_rate_is_kept_to(work):
-    words = slow(work)
-    assert tool(*words, "x", cwd=work).succeeded().seconds > 3
+    words = slow(work, 6)
+    assert tool(*words, "x", cwd=work).succeeded().seconds > 1.5
 
 
 def test_a_long_job_shows_its_progress_on_a_terminal_only(work):
     words = slow(work)
-    code, seen = on_terminal([*words, "x"], work)
+    with ThreadPoolExecutor() as pool:  # all of them at once, since each takes seconds
+        shown = pool.submit(on_terminal, [*words, "x"], work)
+        quiet = pool.submit(on_terminal, ["convert", "-q", *words[1:], "y"], work)
+        dumb = pool.submit(on_terminal, [*words, "w"], work, env={"TERM": "dumb"})
+        piped = subprocess.run([TOOL, *words, "z"], cwd=work, env={**ENV, "TERM": "xterm"},
+                               timeout=60, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    code, seen = shown.result()
     assert code == 0 and " of 12 MiB, " in seen and "iB/s" in seen, seen
     assert seen.endswith("\r\x1b[K") and "\n" not in seen, repr(seen)
-    code, seen = on_terminal(["convert", "-q", *words[1:], "y"], work)
-    assert (code, seen) == (0, "")
-    done = subprocess.run([TOOL, *words, "z"], cwd=work, env={**ENV, "TERM": "xterm"}, timeout=60,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert (done.returncode, done.stdout) == (0, b"")
-    code, seen = on_terminal([*words, "w"], work, env={"TERM": "dumb"})
-    assert (code, seen) == (0, "")
+    assert quiet.result() == dumb.result() == (0, "")
+    assert (piped.returncode, piped.stdout) == (0, b"")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -233,7 +235,7 @@ def test_an_interrupted_job_leaves_nothing_and_ends_by_the_signal(signum, work):
 
 
 def test_how_far_it_is_can_be_asked(work):
-    with subprocess.Popen([TOOL, *slow(work), "x"], cwd=work, env=ENV, stdout=subprocess.DEVNULL,
+    with subprocess.Popen([TOOL, *slow(work, 6), "x"], cwd=work, env=ENV, stdout=subprocess.DEVNULL,
                           stderr=subprocess.PIPE) as p:
         started = time.monotonic()
         while not Path(work, "x").exists() and time.monotonic() < started + 20:
