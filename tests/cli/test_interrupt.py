@@ -187,7 +187,8 @@ def moments(work, case, call, rng):
     command("strace", "-f", "-qq", "-o", work / "calls", "-e", f"trace={call}", TOOL,
             *case.words, cwd=work / "now", env=ENV).succeeded()
     n = (work / "calls").read_text(errors="replace").count(f"{call}(")
-    return sorted({1, 2, n} | set(rng.sample(range(1, n + 1), min(n, 3)))) if n else []
+    more = min(n, 3 if long_run() else 1)
+    return sorted({1, 2, n} | set(rng.sample(range(1, n + 1), more))) if n else []
 
 
 def start_again(work):
