@@ -56,9 +56,12 @@ def sweep(image, damages, work):
 def test_files_cut_off_in_the_header(kind, work, rng):
     image = make(kind, rng, work)
     end = image.build().where["name"] + len(image.backing_name or "")
-    # Every byte of the header proper, and some behind it.
-    lengths = range(113) if kind == "version 3" else sample(kind, range(113), 25)
-    lengths = [*lengths, *sample("behind", range(113, end + 9), 30)]
+    # Every byte of the header proper (or around its fields), and some behind it.
+    borders = {off + d for off, size, _ in FIELDS for d in (-1, 0, size // 2)} - {-1}
+    lengths = {*sample(f"cut {kind}", range(113), 25), 112}
+    if kind == "version 3":
+        lengths |= borders
+    lengths = [*sorted(lengths), *sample(f"behind {kind}", range(113, end + 9), 20)]
     judge = sweep(image, [(f"cut to {n} bytes", lambda b, n=n: b[:n]) for n in lengths], work)
     assert judge.refused >= 10
 
@@ -107,9 +110,9 @@ def test_every_header_field_at_its_limits(kind, work, rng):
                 where += [(f"{name} = {value:#x}", set_field(off, size, value))
                           for value in some(size, old)]
     if kind == "version 3":
-        damages = always + sample("more values", sometimes, 30)
+        damages = always + sample("more values", sometimes, 25)
     else:
-        damages = sample(kind, always + sometimes, 25)
+        damages = sample(kind, always + sometimes, 20)
     judge = sweep(image, damages, work)
     assert judge.refused >= 5 and judge.read >= 2
 
