@@ -234,7 +234,7 @@ def really_preallocates(options, size):
     return "data_file" in options and options["preallocation"] in ("falloc", "full") and size % unit
 
 
-@pytest.mark.parametrize("group", range(40 if seed.long_run() else 8))
+@pytest.mark.parametrize("group", range(40 if seed.long_run() else 5))
 def test_any_options(pair, rng, group):
     made = 0
     for _ in range(40):

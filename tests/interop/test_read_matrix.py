@@ -15,7 +15,7 @@ from lib.sparse import same_files
 
 CLUSTER_SIZES = [1 << bits for bits in range(9, 22)]
 AXES = {
-    "cluster_size": sorted({512, 65536, 2 << 20, *sample("cluster size", CLUSTER_SIZES, 4)}),
+    "cluster_size": sorted({512, 65536, 2 << 20, *sample("cluster size", CLUSTER_SIZES, 2)}),
     "compat": ["0.10", "1.1"],
     "refcount_bits": sorted({1, 16, 64, *sample("width", [2, 4, 8, 32], 2)}),
     "compressed": ["no", "zlib", "zstd"],
