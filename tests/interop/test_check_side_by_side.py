@@ -18,7 +18,7 @@ from lib.run import qemu_img, tool
 from lib.victims import victim
 
 LONG = bool(os.environ.get("QCOW2_TEST_LONG"))
-GROUPS, PER_GROUP = (160, 25) if LONG else (20, 6)
+GROUPS, PER_GROUP = (160, 25) if LONG else (12, 6)
 SHAPES = [{}, {"version": 2}, {"cluster_bits": 9}, {"cluster_bits": 9, "version": 2},
           {"cluster_bits": 14, "extended_l2": True}, {"refcount_order": 3},
           {"refcount_order": 6}, {"refcount_order": 5, "cluster_bits": 10}, {"extras": False},

@@ -268,7 +268,7 @@ def test_growing_refcount_tables(pair, rng, bits, prealloc, mode):
 # ---- sizes ----
 
 @pytest.mark.parametrize("extended", ["off", "on"])
-@pytest.mark.parametrize("bits", CLUSTER_BITS)
+@pytest.mark.parametrize("bits", sorted({9, 14, 16, 21, *seed.sample("largest", CLUSTER_BITS, 3)}))
 def test_the_largest_disk_of_each_cluster_size(pair, bits, extended):
     if extended == "on" and bits < 14:
         pair.both_refuse("-f", "qcow2", "-o", f"cluster_size={1 << bits},extended_l2=on", "disk", M)
