@@ -107,6 +107,9 @@ class Pair:
                 command = f"write -c -P {pattern} {at} {length}"
             self.touched.update(range(first, first + 4))
             commands.append(command)
+        # Compressed ones first: behind one that it gave back qemu-io goes on writing compressed
+        # data, though the cluster is somebody else's by then.
+        commands.sort(key=lambda command: not command.startswith("write -c"))
         self.io(*commands)
 
     # ---- what must be the same ----
