@@ -178,7 +178,8 @@ def step(rng, work, name, i):
     if what == "amend":
         o = rng.choice(["compat=0.10", "compat=1.1", "refcount_bits=16", "refcount_bits=32",
                         "refcount_bits=8", "lazy_refcounts=on", "lazy_refcounts=off"])
-        run = tool if rng.random() < .6 else qemu_img
+        # qemu-img calls a cluster of zeros that a snapshot has too its own when they become data
+        run = tool if o == "compat=0.10" or rng.random() < .6 else qemu_img
         return run("amend", "-o", o, name, cwd=work).ended_well()
     if what == "snapshot":
         return tool("snapshot", "-c", f"s{i}", name, cwd=work).ended_well()
