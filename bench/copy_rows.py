@@ -46,7 +46,7 @@ class Copies:
             (self.twin, lambda p: command("cp", "--reflink=never", plain, p)),
             (self.near, self.make_near),
             (self.overlay, self.make_overlay),
-            (self.sparse_raw, make_sparse),
+            (self.sparse_raw, lambda p: make_sparse(p, 4 * self.images.data_bytes)),
             (self.sparse, lambda p: convert(self.sparse_raw, p)),
             (self.small, lambda p: command("qemu-img", "create", "-f", "qcow2", p, "64M")),
         ]:
@@ -111,36 +111,40 @@ class Plan:
             rows.append(self.convert(f"{name}, theirs -W -m 16", *way, theirs=PARALLEL,
                                      target=1.4, rounds=self.some, thorough=True))
         rows += [self.convert(f"{name}, direct I/O on both sides", *way, direct, direct, limit=dd,
-                              within=1.05, rounds=self.some, ready=GIB // 2)
+                              within=1.05, rounds=self.some, ready=GIB // 2,
+                              thorough=name == "qcow2 to qcow2")
                  for name, *way in ways]
         return rows
 
     def sparse_ways(self):
         raw, image = self.copies.sparse_raw, self.copies.sparse
         return [self.convert(f"{name}, many small extents", *way, disk=raw, limit=self.cp(way[0]),
-                             target=2.8, within=1.25, theirs_rounds=self.slow)
+                             target=2.8, within=1.25, theirs_rounds=self.slow,
+                             ready=self.copies.images.data_bytes // 2)
                 for name, *way in (("raw to qcow2", raw, "raw", "qcow2"),
                                    ("qcow2 to raw", image, "qcow2", "raw"),
                                    ("qcow2 to qcow2", image, "qcow2", "qcow2"))]
 
     def packed_ways(self):
         images, rows = self.copies.packed, []
+        ready = images.data_bytes + images.data_bytes // 4
         for name, how, target in ("deflate", [], 5), ("zstd", ZSTD, 2.2):
             rows.append(self.convert(
                 f"compress, {name}", images.raw, "raw", "qcow2", ["-c", *how],
                 ["-c", *how, *PARALLEL], disk=images.raw,
                 limit=[self.limits.codec, REPORT, name, str(images.raw)], no_larger=True,
-                rounds=self.many, theirs_rounds=self.slow, target=target, within=1.15))
+                rounds=self.many, theirs_rounds=self.slow, target=target, within=1.15, ready=ready))
         for name, image in ("deflate", images.deflate), ("zstd", images.zstd):
             rows.append(self.convert(
                 f"decompress, {name}", image, "qcow2", "raw", theirs=PARALLEL, disk=images.raw,
                 limit=[self.limits.codec, REPORT, "unpack", str(image)], floor=self.cp(images.raw),
-                target=3.5, within=1.2))
+                target=3.5, within=1.2, ready=ready))
         for name, image, how in ("deflate", images.deflate, []), ("zstd", images.zstd, ZSTD):
             rows.append(self.convert(
                 f"{name} to {name}", image, "qcow2", "qcow2", ["-c", *how], ["-c", *how, *PARALLEL],
                 limit=["cp", "--reflink=never", str(image), self.out], disk=images.raw,
-                theirs_rounds=self.slow, target=20, within=1.2))
+                theirs_rounds=self.slow, target=20, within=1.2, ready=ready,
+                thorough=name == "zstd"))
         return rows
 
     def two_images(self):
@@ -169,7 +173,8 @@ class Plan:
 
 def plan(qcow2, limits, images, full):
     """What the rows need, and the rows, in the order of the table."""
-    small = images if full else Images(images.folder.parent / "packed", images.data_bytes // 2)
+    few = images.data_bytes // 4
+    small = images if full else Images(images.folder.parent / f"packed-{few >> 20}-mib", few)
     copies = Copies(images, small)
     p = Plan(qcow2, limits, copies, full)
     return copies, [*p.plain_ways(), *p.sparse_ways(), *p.packed_ways(), *p.two_images(),

@@ -15,7 +15,7 @@ GIB = 1 << 30
 SOURCES = ["/usr/bin", "/usr/lib", "/usr/share", "/usr/include", "/usr/sbin", "/usr/libexec",
            "/usr/local", "/var/lib"]
 FRAGMENTS = 40000
-EXTENTS = 40000  # of a sparse disk
+EXTENT_EVERY = 200 << 10  # bytes of a sparse disk
 
 
 def command(*argv, **kwargs):
@@ -67,18 +67,17 @@ def make_disk(path, data_bytes):
     shutil.rmtree(stage)
 
 
-def make_sparse(path):
+def make_sparse(path, size):
     """
-    Extents of 4 to 16 KiB all over 8 GiB, one in each third or fourth cluster of 64 KiB, written
+    Extents of 4 to 16 KiB all over the disk, one in each third or fourth cluster of 64 KiB, written
     from the first to the last: bytes that look like data, none of them twice.
     """
     random = Random(1)
-    size = 8 * GIB
     with open(path, "wb", buffering=0) as disk:
         disk.truncate(size)
-        for n in range(EXTENTS):
+        for start in range(0, size - EXTENT_EVERY, EXTENT_EVERY):
             nbytes = random.randrange(1, 5) * 4096
-            start = n * (size // EXTENTS // 4096 * 4096) + random.randrange(0, 8) * 4096
+            start += random.randrange(0, 8) * 4096
             os.pwrite(disk.fileno(), random.randbytes(nbytes), start)
 
 

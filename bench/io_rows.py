@@ -67,7 +67,8 @@ class Disks:
         self.folder.mkdir(parents=True, exist_ok=True)
         say("making the disks that are read and written")
         create(self.base, "qcow2", self.size)
-        fill(self.base, "qcow2", self.size, 0x11)
+        command("qemu-io", "-t", "unsafe", "-f", "qcow2", "-c", f"write -P 17 0 {self.size}",
+                self.base)
         for side in SIDES:
             kind = "raw" if side == "limit" else "qcow2"
             how = [] if side == "limit" else ["-o", "preallocation=metadata"]
@@ -199,6 +200,8 @@ def plan(io_bench, folder, full):
     disks = Disks(folder, size)
     engine = fastest_engine()
     rounds = 11 if full else 3
+    ready = size + size // 4
+    many, into_empty, parts = (50000, 50000, 16000) if full else (30000, 10000, 10000)
     patterns = iter(range(0x31, 0x100))
 
     def row(name, files, *options, write=True, cache="unsafe", rounds=rounds, queue=False,
@@ -237,17 +240,17 @@ def plan(io_bench, folder, full):
         rows += [row(f"4 KiB reads, depth {depth}", disks.full, *random(size, 400000, depth),
                      write=False, target=reads, within=1.15),
                  row(f"4 KiB writes in place, depth {depth}", disks.full,
-                     *random(size, 50000, depth), target=writes, within=1.2)]
+                     *random(size, many, depth), target=writes, within=1.2)]
     for depth in 1, 32:
         where = f"depth {depth}"
         subclusters = disks.overlay("-o", "extended_l2=on")
-        rows += [row(f"4 KiB writes, empty, {where}", disks.out, *random(EMPTY, 50000, depth),
-                     make=disks.empty, ready=2 * GIB, target=8, within=1.3, thorough=depth > 1),
+        rows += [row(f"4 KiB writes, empty, {where}", disks.out, *random(EMPTY, into_empty, depth),
+                     make=disks.empty, ready=ready, target=8, within=1.3, thorough=depth > 1),
                  row(f"4 KiB writes, overlay, {where}", disks.out, *random(size, 8000, depth),
-                     make=disks.overlay(), ready=2 * GIB, below=disks.full("limit"), target=1.8,
+                     make=disks.overlay(), ready=ready, below=disks.full("limit"), target=1.8,
                      within=1.3, thorough=depth > 1),
                  row(f"4 KiB writes, overlay with subclusters, {where}", disks.out,
-                     *random(size, 16000, depth), make=subclusters, ready=2 * GIB, target=2,
+                     *random(size, parts, depth), make=subclusters, ready=ready, target=2,
                      within=1.3, thorough=depth > 1)]
     # these wait for the disk, which may have other things to do: more rounds
     flushes = {"cache": "writeback", "rounds": 3 * rounds}
@@ -260,7 +263,7 @@ def plan(io_bench, folder, full):
                     f"{piece >> 10} KiB {what}, direct, depth {depth}", disks.full, "-s", piece,
                     "-S", jumps(size) // PAGE // 16 * 16 * PAGE + piece, "-c",
                     4000 if depth == 1 else 16000, "-d", depth,
-                    write=write, cache="none", queue=True, within=1.05))
+                    write=write, cache="none", queue=True, within=1.05, thorough=write))
     rows += [
         row("4 KiB reads of a compressed image", lambda side: disks.packed,
             *random(PACKED, 8000, 1), write=False, limit=disks.base, target=10),
@@ -277,9 +280,9 @@ def plan(io_bench, folder, full):
     ]
     rows += [
         row("64 KiB writes, empty, in order", disks.out, *sequential(64 << 10), make=disks.empty,
-            ready=2 * GIB, target=2.5, within=1.25),
+            ready=ready, target=2.5, within=1.25),
         row("1 MiB writes, empty, in order", disks.out, *sequential(MIB), make=disks.empty,
-            ready=2 * GIB, thorough=True),
+            ready=ready, thorough=True),
         row("4 KiB writes in place, a flush after each", disks.full, *random(size, 500, 1), *each,
             thorough=True, **flushes),
         row("4 KiB writes, empty, a flush after each", disks.out, *random(EMPTY, 300, 1), *each,

@@ -96,7 +96,7 @@ class Row:
     `no_larger` our file may not be larger than theirs, either. `floor` is a second limit: the
     slower of the two counts in each round. Theirs runs in the first `theirs_rounds` only, where it
     takes too long to be waited for again and again. `ready` is the stopwatch's. A quick run leaves
-    out what is `thorough`, and sets `patience`: no round begins after so many seconds.
+    out what is `thorough`, and sets `patience`: after so many seconds no other round begins.
     """
 
     patience = float("inf")

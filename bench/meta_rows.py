@@ -223,15 +223,15 @@ class Plan:
                    verify=sound(self.out, disk_bytes, disk_bytes // 65536), **more)
 
     def of_snapshots(self, name, source, snapped, tag, **slow):
-        """slow: what holds for the rows in which theirs takes longest."""
+        """slow: what holds for the rows in which theirs takes long."""
         return [
             self.change(f"snapshot create, {name}", source, "snapshot", "-c", "new", limit="-w",
-                        target=5, theirs_rounds=self.slow),
+                        target=5, **slow),
             self.change(f"snapshot apply, {name}", snapped, "snapshot", "-a", tag, target=5,
                         **slow),
             self.change(f"snapshot delete, {name}", snapped, "snapshot", "-d", tag, limit="-w",
                         target=5, **slow),
-            self.change(f"snapshot list, {name}", snapped, "snapshot", "-l"),
+            self.change(f"snapshot list, {name}", snapped, "snapshot", "-l", thorough=True),
         ]
 
 
@@ -259,8 +259,8 @@ def plan(qcow2, limits, folder, full):
                  limit=written(tables(TIB), PATH), disk_bytes=256 * GIB + TIB, target=50,
                  within=2.0, theirs_rounds=slow),
         p.change("resize +1T, 256 GiB mapped", made.mapped, "resize", "-q", "-f", "qcow2", PATH,
-                 "+1T", disk_bytes=256 * GIB + TIB),
-        p.mapped("1 TiB mapped", made.tera, repeat=5 if full else 2, theirs_rounds=slow, target=40,
+                 "+1T", disk_bytes=256 * GIB + TIB, thorough=True),
+        p.mapped("1 TiB mapped", made.tera, repeat=5 if full else 1, theirs_rounds=slow, target=40,
                  within=2.5),
         p.mapped("40,000 fragments", made.fragmented, repeat=5, target=60, within=2.5,
                  thorough=True),
@@ -274,8 +274,8 @@ def plan(qcow2, limits, folder, full):
                  target=20, within=2.0),
         p.change("snapshot delete, a tenth discarded since", made.aged, "snapshot", "-d", "a",
                  limit="-w", target=80, within=3.0, theirs_rounds=slow),
-        p.change("snapshot list, 256 GiB", made.snapped, "snapshot", "-l"),
+        p.change("snapshot list, 256 GiB", made.snapped, "snapshot", "-l", thorough=True),
         *(p.of_snapshots("2 TiB", made.huge, made.huge_snapped, "a") if full else []),
-        *p.of_snapshots(fragments, made.scattered, made.scattered, "s2", thorough=True,
-                        theirs_rounds=3),
+        *p.of_snapshots(fragments, made.scattered, made.scattered, "s2", theirs_rounds=3,
+                        thorough=True),
     ]

@@ -64,7 +64,8 @@ def plan(qcow2, folder, full):
         path, out = str(place / f"disk.{source}"), str(place / "out")
         words = ["convert", "-f", source, "-O", target, path, out]
         return Row(f"{source} to {target}, {system}", [qcow2, *words], ["qemu-img", *words],
-                   output=out, rounds=9 if full else 2, target=100,
+                   output=out, rounds=9 if full else 3,
+                   theirs_rounds=None if full else 1, target=100, thorough=system != "xfs",
                    limit=["cp", "--reflink=always", path, out],
                    verify=same_disk(out, target, str(place / "disk.raw")))
 
