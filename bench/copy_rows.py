@@ -6,7 +6,7 @@ program. What is made must read, by QEMU's reader, as the disk that it was made 
 import subprocess
 
 from images import GIB, Images, command, convert, make_once, make_sparse, warm
-from measure import REPORT, Failed, Row
+from measure import REPORT, Failed, Row, room_for
 from meta_rows import MetaRow, extents, printed
 
 PARALLEL = ["-W", "-m", "16"]
@@ -127,7 +127,7 @@ class Plan:
 
     def packed_ways(self):
         images, rows = self.copies.packed, []
-        ready = images.data_bytes + images.data_bytes // 4
+        ready = room_for(images.data_bytes)
         for name, how, target in ("deflate", [], 5), ("zstd", ZSTD, 2.2):
             rows.append(self.convert(
                 f"compress, {name}", images.raw, "raw", "qcow2", ["-c", *how],

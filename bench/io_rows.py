@@ -9,10 +9,10 @@ import subprocess
 import sys
 
 from images import GIB, MIB, command
-from measure import Failed, Row, touch_memory
+from measure import Failed, Row, room_for, touch_memory
 
 SIDES = ["ours", "theirs", "limit"]
-EMPTY = 4 * GIB  # the one that isn't
+EMPTY = 4 * GIB  # the disk that nothing is written to yet
 PAGE = 4096
 LAYERS = 300
 PACKED = 256 * MIB
@@ -200,7 +200,7 @@ def plan(io_bench, folder, full):
     disks = Disks(folder, size)
     engine = fastest_engine()
     rounds = 11 if full else 3
-    ready = size + size // 4
+    ready = room_for(size)
     many, into_empty, parts = (50000, 50000, 16000) if full else (30000, 10000, 10000)
     patterns = iter(range(0x31, 0x100))
 

@@ -28,6 +28,11 @@ class Sample:
         return dict(vars(self))
 
 
+def room_for(data_bytes):
+    """The memory that whoever copies so many bytes can want."""
+    return data_bytes + data_bytes // 4
+
+
 def touch_memory(size):
     """
     Uses that much memory and frees it. A virtual machine may have given its free memory back to

@@ -2,11 +2,9 @@
 /* See bulk.h. */
 #include <assert.h>
 #include <pthread.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/num.h"
 #include "engine/bulk.h"
 
 #if defined(__SANITIZE_ADDRESS__)

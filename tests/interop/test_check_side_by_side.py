@@ -3,7 +3,7 @@
 Seeded damages, repaired by us and by qemu-img on a copy each: neither finds the other's result
 unclean, and what the guest could read it reads afterwards.
 
-A hundred and twenty in a normal run; QCOW2_TEST_LONG=1, or --long, makes it four thousand.
+Some seventy in a normal run; QCOW2_TEST_LONG=1, or --long, makes it four thousand.
 """
 import os
 import random
@@ -15,10 +15,10 @@ from lib import forged
 from lib.checking import Patcher, check, qemu_check
 from lib.qcow2img import COMPRESSED, COPIED, ZERO
 from lib.run import qemu_img, tool
+from lib.seed import long_run
 from lib.victims import victim
 
-LONG = bool(os.environ.get("QCOW2_TEST_LONG"))
-GROUPS, PER_GROUP = (160, 25) if LONG else (12, 6)
+GROUPS, PER_GROUP = (160, 25) if long_run() else (12, 6)
 SHAPES = [{}, {"version": 2}, {"cluster_bits": 9}, {"cluster_bits": 9, "version": 2},
           {"cluster_bits": 14, "extended_l2": True}, {"refcount_order": 3},
           {"refcount_order": 6}, {"refcount_order": 5, "cluster_bits": 10}, {"extras": False},
